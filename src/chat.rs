@@ -1,5 +1,6 @@
 //! Connects the HTTP service to the shards: [`Chat`] is the service's side, [`run`] the task that speaks to the mesh.
 
+use crate::bus::SurveyCall;
 use crate::driver::{self, Adopted, ShardHandle};
 use crate::lanes::LaneMetrics;
 use crate::mesh::Port;
@@ -7,20 +8,25 @@ use crate::metrics::{self, ShardAnswers};
 use crate::server::clock::unready_reason;
 use crate::traces::Tracer;
 use crate::webhooks;
+use bytes::Bytes;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot};
-use uproar_core::BusMetrics;
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use uproar_core::limits::Limits;
 use uproar_core::message::{Append, Caller, Channel, Endpoint, Message};
 use uproar_core::metrics::ShardMetrics;
+use uproar_core::protocol::{LiveEntry, ProtocolError, data};
+use uproar_core::survey::{CLIENT_ID_LIMIT_BYTES, Findings, Pattern, SPARED_LIMIT, Survey};
+use uproar_core::{BusMetrics, BusState};
 use uproar_core::{Placement, Serial, Slot};
-use uproar_http::{Chat as _, ChatCounts, PublishError, PublishRequest};
+use uproar_http::{
+    Chat as _, ChatCounts, ChatError, Disconnect, Expiry, PresenceStats, PresentClient, PublishError, PublishRequest,
+};
 use uproar_model::{
-    Clock, DatabaseGeneration, Item, Lease, Outcome, Publication, Revocation, Revocations, RoomId, Stored, UserEvent,
-    UserId, boottime_ms,
+    Clock, DatabaseGeneration, Item, Lease, Outcome, Publication, Revocation, Revocations, RoomId, Stored, User,
+    UserEvent, UserId, boottime_ms,
 };
 
 /// Calls, and likewise notices, that may wait in the task's queues.
@@ -28,6 +34,9 @@ const WAITING_LIMIT: usize = 16_384;
 
 /// Notices that wait while events, which may be lost, are still added to them.
 const EVENTS_LIMIT: usize = WAITING_LIMIT / 2;
+
+/// The longest name of a channel that clients can subscribe to, in bytes.
+const CHANNEL_LIMIT_BYTES: usize = 512;
 
 /// How often rooms are compared with the database while a change may still be made.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
@@ -44,6 +53,10 @@ enum Call {
     StartOver,
     Sweep,
     Notify(UserId, UserEvent),
+    /// What a backend sends to a user, or to a `live:` channel. Whether it was taken.
+    Tell(UserId, UserEvent, oneshot::Sender<bool>),
+    Live(Arc<str>, LiveEntry, oneshot::Sender<bool>),
+    Survey(Survey, oneshot::Sender<Findings>),
     /// Whether the metrics are to name the users.
     Count(bool, oneshot::Sender<Vec<ShardMetrics>>),
 }
@@ -52,6 +65,14 @@ enum Call {
 struct Collection {
     by_shard: Vec<Option<ShardMetrics>>,
     sender: oneshot::Sender<Vec<ShardMetrics>>,
+}
+
+/// What the shards of this node have found so far.
+struct OwnFindings {
+    /// Shards that have not answered.
+    awaited: usize,
+    findings: Findings,
+    sender: oneshot::Sender<Findings>,
 }
 
 /// The chat as the HTTP service sees it.
@@ -68,7 +89,12 @@ pub struct Chat {
     /// Until when rooms are compared with the database again and again, by `boottime_ms`.
     sweeps_until_ms: Arc<AtomicU64>,
     lane_metrics: Arc<LaneMetrics>,
+    bus: Arc<BusState>,
     bus_metrics: Arc<BusMetrics>,
+    /// To the task of the bus.
+    surveys: mpsc::Sender<SurveyCall>,
+    /// One for each survey that may be under way.
+    survey_places: Semaphore,
     webhooks: Arc<webhooks::Status>,
     process: metrics::Process,
     tracer: Option<Arc<Tracer>>,
@@ -80,6 +106,13 @@ pub struct Chat {
 /// The task's end of the queue.
 pub struct Calls(mpsc::Receiver<Call>);
 
+/// How the chat stands with the other nodes.
+pub struct ChatBus {
+    pub state: Arc<BusState>,
+    pub metrics: Arc<BusMetrics>,
+    pub surveys: mpsc::Sender<SurveyCall>,
+}
+
 impl Chat {
     #[expect(clippy::too_many_arguments, reason = "they have nothing in common")]
     pub fn new(
@@ -88,7 +121,7 @@ impl Chat {
         seed: u64,
         limits: Limits,
         lane_metrics: Arc<LaneMetrics>,
-        bus_metrics: Arc<BusMetrics>,
+        bus: ChatBus,
         webhooks: Arc<webhooks::Status>,
         process: metrics::Process,
         tracer: Option<Arc<Tracer>>,
@@ -97,6 +130,8 @@ impl Chat {
         clock: Option<Clock>,
     ) -> (Chat, Calls) {
         let (calls, receiver) = mpsc::channel(WAITING_LIMIT);
+        let ChatBus { state: bus, metrics: bus_metrics, surveys } = bus;
+        let survey_places = Semaphore::new(limits.surveys_limit as usize);
         let chat = Chat {
             calls,
             revocations: RwLock::new(revocations),
@@ -108,8 +143,11 @@ impl Chat {
             is_stopping: AtomicBool::new(false),
             sweeps_until_ms: Arc::default(),
             lane_metrics,
+            bus,
             bus_metrics,
             webhooks,
+            surveys,
+            survey_places,
             process,
             tracer,
             limits,
@@ -158,6 +196,45 @@ impl Chat {
         }
         let answer = tokio::time::timeout(METRICS_TIMEOUT, receiver).await;
         answer.ok().and_then(Result::ok).unwrap_or_default()
+    }
+
+    /// Asks all shards of all nodes, or has them do something.
+    async fn survey(&self, survey: Survey) -> Result<Findings, ChatError> {
+        let _place = self.survey_places.try_acquire().map_err(|_| ChatError::Overloaded)?;
+        let (sender, own) = oneshot::channel();
+        self.calls.try_send(Call::Survey(survey.clone(), sender)).map_err(|_| ChatError::Overloaded)?;
+        let (sender, others) = oneshot::channel();
+        self.surveys.try_send(SurveyCall { survey, sender }).map_err(|_| ChatError::NotKnown)?;
+        // The bus answers at the end of its time.
+        let timeout = Duration::from_millis(2 * self.limits.survey_timeout_ms);
+        match tokio::time::timeout(timeout, async { tokio::join!(own, others) }).await {
+            Ok((Ok(mut findings), Ok(Some(others)))) => {
+                findings.merge(others);
+                Ok(findings)
+            }
+            _ => Err(ChatError::NotKnown),
+        }
+    }
+
+    /// A backend's data, as it goes to clients and to other nodes.
+    fn accept(&self, data: &[u8]) -> Result<Arc<str>, ChatError> {
+        let invalid = |error: ProtocolError| ChatError::Invalid(error.message);
+        let data = data::compact(data).map_err(|wrong| ChatError::Invalid(format!("the data {wrong}")))?;
+        data::check_length(&data, self.limits.text_limit_bytes as usize).map_err(invalid)?;
+        self.bus.check_length(&data).map_err(invalid)?;
+        Ok(data.into())
+    }
+
+    /// Sends a call of a backend, unless there are too many.
+    async fn pass_on(&self, call: impl FnOnce(oneshot::Sender<bool>) -> Call) -> Result<(), ChatError> {
+        let (sender, receiver) = oneshot::channel();
+        self.calls.try_send(call(sender)).map_err(|_| ChatError::Overloaded)?;
+        match receiver.await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(ChatError::Overloaded),
+            // The server is stopping.
+            Err(_) => Err(ChatError::NotKnown),
+        }
     }
 
     /// Sends a notice that may be lost. A lost publication is detected at the next one or when heads are compared. Lost
@@ -236,6 +313,67 @@ impl uproar_http::Chat for Chat {
 
     fn notify(&self, user: UserId, event: UserEvent) {
         self.notice(Call::Notify(user, event));
+    }
+
+    async fn publish_live(&self, channel: &str, data: Bytes, info: Option<User>) -> Result<(), ChatError> {
+        // The home sets the time.
+        let entry = LiveEntry { user: info, time: 0, data: self.accept(&data)?, is_json: true };
+        self.pass_on(|sender| Call::Live(channel.into(), entry, sender)).await
+    }
+
+    async fn publish_to_user(&self, user: UserId, data: Bytes) -> Result<(), ChatError> {
+        let event = UserEvent::Data { data: self.accept(&data)? };
+        self.pass_on(|sender| Call::Tell(user, event, sender)).await
+    }
+
+    async fn presence(&self, channel: Channel) -> Result<Vec<PresentClient>, ChatError> {
+        let mut clients = self.survey(Survey::Presence { channel }).await?.clients;
+        clients.truncate(self.limits.presence_limit as usize);
+        Ok(clients.into_iter().map(|info| PresentClient { client: info.client, user: info.user }).collect())
+    }
+
+    async fn presence_stats(&self, channel: Channel) -> Result<PresenceStats, ChatError> {
+        let findings = self.survey(Survey::PresenceStats { channel }).await?;
+        Ok(PresenceStats { clients: findings.client_count, users: findings.user_count() })
+    }
+
+    async fn channels(&self, pattern: Option<&str>) -> Result<Vec<(String, u64)>, ChatError> {
+        let pattern = pattern.map(Pattern::new).transpose().map_err(ChatError::Invalid)?;
+        let findings = self.survey(Survey::Channels { pattern }).await?;
+        let limit = self.limits.channels_limit;
+        if findings.has_more || findings.channels.len() as u64 > limit {
+            let text = format!("more than {limit} channels match (channels_limit); narrow the pattern");
+            return Err(ChatError::Invalid(text));
+        }
+        Ok(findings.channels.into_iter().map(|(channel, count)| (channel.to_string(), count)).collect())
+    }
+
+    async fn unsubscribe(&self, user: UserId, channel: &str, client: Option<&str>) -> Result<(), ChatError> {
+        let Ok(client) = client.map(client_id).transpose() else { return Ok(()) };
+        // No channel has a longer name.
+        if channel.len() > CHANNEL_LIMIT_BYTES {
+            return Ok(());
+        }
+        self.survey(Survey::Unsubscribe { user, channel: channel.into(), client }).await?;
+        Ok(())
+    }
+
+    async fn disconnect(&self, disconnect: Disconnect) -> Result<(), ChatError> {
+        let Disconnect { user, client, whitelist, code } = disconnect;
+        let Ok(client) = client.as_deref().map(client_id).transpose() else { return Ok(()) };
+        let spared: Vec<_> = whitelist.iter().filter_map(|client| client_id(client).ok()).collect();
+        if spared.len() > SPARED_LIMIT {
+            return Err(ChatError::Invalid(format!("the whitelist has more than {SPARED_LIMIT} clients")));
+        }
+        let (code, reason) = (code.code(), code.reason().into());
+        self.survey(Survey::Disconnect { user, client, spared, code, reason }).await?;
+        Ok(())
+    }
+
+    async fn refresh(&self, user: UserId, client: Option<&str>, expiry: Expiry) -> Result<(), ChatError> {
+        let Ok(client) = client.map(client_id).transpose() else { return Ok(()) };
+        self.survey(Survey::Refresh { user, client, expiry }).await?;
+        Ok(())
     }
 
     async fn revoke(&self, revocation: Revocation) {
@@ -320,6 +458,15 @@ impl uproar_http::Chat for Chat {
     }
 }
 
+/// The id of a connection, or an error if no connection has such an id.
+fn client_id(text: &str) -> Result<Arc<str>, NoSuchClient> {
+    let is_id =
+        text.len() <= CLIENT_ID_LIMIT_BYTES && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    if is_id { Ok(text.into()) } else { Err(NoSuchClient) }
+}
+
+struct NoSuchClient;
+
 /// The sender of the message of a call with this number.
 fn caller(number: u64) -> Caller {
     let (slot, generation) = (Slot(number as u32), (number >> 32) as u32);
@@ -362,6 +509,8 @@ struct HttpEndpoint {
     publishes: HashMap<(Slot, u32), oneshot::Sender<Result<Outcome, PublishError>>>,
     collections: HashMap<u32, Collection>,
     last_collection: u32,
+    surveys: HashMap<u64, OwnFindings>,
+    last_survey: u64,
     /// Messages that wait for credit. They must not be lost, and must stay in order.
     notices: VecDeque<(u16, Message)>,
 }
@@ -376,13 +525,15 @@ impl HttpEndpoint {
             publishes: HashMap::new(),
             collections: HashMap::new(),
             last_collection: 0,
+            surveys: HashMap::new(),
+            last_survey: 0,
             notices: VecDeque::new(),
         }
     }
 
     /// Takes the shards' messages. True: there are more.
     fn process_messages(&mut self) -> bool {
-        let HttpEndpoint { port, credits, publishes, collections, .. } = self;
+        let HttpEndpoint { port, credits, publishes, collections, surveys, .. } = self;
         port.inbox.pop_each(|from, message| {
             let Endpoint::Shard(shard) = from else { return };
             let shard = usize::from(shard);
@@ -398,6 +549,10 @@ impl HttpEndpoint {
                 Message::Metrics { number, metrics } => {
                     credits[shard] += 1;
                     add_to_collection(collections, number, shard, *metrics);
+                }
+                Message::Surveyed { number, findings } => {
+                    credits[shard] += 1;
+                    add_findings(surveys, number, *findings);
                 }
                 other => debug_assert!(false, "a shard sent HTTP {other:?}"),
             }
@@ -439,8 +594,33 @@ impl HttpEndpoint {
                     self.notify_all(|| Message::NotifyUser { user, event: event.clone() });
                 }
             }
+            Call::Tell(user, event, sender) => {
+                let is_taken = self.notices.len() < EVENTS_LIMIT;
+                if is_taken {
+                    self.notify_all(|| Message::NotifyUser { user, event: event.clone() });
+                }
+                let _ = sender.send(is_taken);
+            }
+            Call::Live(channel, entry, sender) => {
+                let shard = self.placement.home_of(&Channel::Live(Arc::clone(&channel)));
+                let is_taken = self.credits[usize::from(shard)] > 0;
+                if is_taken {
+                    self.send(shard, Message::Live { channel, entry });
+                }
+                let _ = sender.send(is_taken);
+            }
+            Call::Survey(survey, sender) => self.survey(&survey, sender),
             Call::Count(with_users, sender) => self.collect(with_users, sender),
         }
+    }
+
+    fn survey(&mut self, survey: &Survey, sender: oneshot::Sender<Findings>) {
+        self.surveys.retain(|_, survey| !survey.sender.is_closed());
+        self.last_survey += 1;
+        let number = self.last_survey;
+        let own = OwnFindings { awaited: usize::from(self.shards), findings: Findings::default(), sender };
+        self.surveys.insert(number, own);
+        self.notify_all(|| Message::Survey { number, survey: survey.clone() });
     }
 
     fn publish(&mut self, append: Box<Append>, sender: oneshot::Sender<Result<Outcome, PublishError>>) {
@@ -483,11 +663,28 @@ fn add_to_collection(collections: &mut HashMap<u32, Collection>, number: u32, sh
     }
 }
 
+/// Adds what one shard has found, and tells the caller once all of them have answered.
+fn add_findings(surveys: &mut HashMap<u64, OwnFindings>, number: u64, findings: Findings) {
+    let Some(own) = surveys.get_mut(&number) else { return };
+    own.findings.merge(findings);
+    own.awaited -= 1;
+    if own.awaited == 0
+        && let Some(OwnFindings { findings, sender, .. }) = surveys.remove(&number)
+    {
+        let _ = sender.send(findings);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::pin::pin;
     use std::task::{Context, Waker};
+    use uproar_http::CloseCode;
+
+    fn no_bus() -> ChatBus {
+        ChatBus { state: Arc::default(), metrics: Arc::default(), surveys: mpsc::channel(1).0 }
+    }
 
     fn no_webhooks() -> Arc<webhooks::Status> {
         Arc::new(webhooks::Status::new(&[], Clock::of_machine()))
@@ -506,7 +703,7 @@ mod tests {
             0,
             Limits::default(),
             lane_metrics,
-            Arc::default(),
+            no_bus(),
             no_webhooks(),
             process,
             None,
@@ -517,7 +714,7 @@ mod tests {
         for _ in 0..=WAITING_LIMIT {
             chat.notify(UserId(1), UserEvent::Left { room: "lobby".into() });
         }
-        let revocation = Revocation { user: UserId(1), generation: 1, at: 1 };
+        let revocation = Revocation { user: UserId(1), generation: 1, at: 1, is_blocked: false };
         let mut cx = Context::from_waker(Waker::noop());
         let (mut revoke, mut close) = (pin!(chat.revoke(revocation)), pin!(chat.close_room(RoomId(1))));
         assert!(revoke.as_mut().poll(&mut cx).is_pending() && close.as_mut().poll(&mut cx).is_pending());
@@ -542,7 +739,7 @@ mod tests {
             0,
             limits,
             lane_metrics,
-            Arc::default(),
+            no_bus(),
             no_webhooks(),
             process,
             None,
@@ -550,7 +747,7 @@ mod tests {
             lease,
             clock,
         );
-        let of = |user, generation| Revocation { user: UserId(user), generation, at: 1 };
+        let of = |user, generation| Revocation { user: UserId(user), generation, at: 1, is_blocked: false };
         assert!(chat.follow(&[of(1, 1), of(2, 1)]).await);
         assert!(!chat.follow(&[of(1, 1), of(2, 1)]).await, "they are known");
         assert!(chat.follow(&[of(1, 1), of(2, 2)]).await);
@@ -583,5 +780,126 @@ mod tests {
         assert!(calls.try_send(close()).is_err());
         assert!(!task.is_finished());
         task.abort();
+    }
+    /// The chat, its task, and shards for which the test answers.
+    fn chat_and_shards(shards: u16, surveys: mpsc::Sender<SurveyCall>) -> (Chat, Vec<Port<Message>>) {
+        let limits = Limits { survey_timeout_ms: 100, surveys_limit: 2, channels_limit: 2, ..Limits::default() };
+        let mesh = crate::mesh::Mesh::new(shards, 1, |_, _| 16).unwrap();
+        let (handle, _controls) = ShardHandle::new(Vec::new());
+        let bus = ChatBus { surveys, ..no_bus() };
+        let revocations = Revocations::new(0, Vec::new());
+        let process = metrics::Process::new(".".into(), None);
+        let (lanes, lease) = (Arc::new(LaneMetrics::default()), Lease::unlimited());
+        let (chat, calls) = Chat::new(
+            handle,
+            shards,
+            0,
+            limits.clone(),
+            lanes,
+            bus,
+            no_webhooks(),
+            process,
+            None,
+            revocations,
+            lease,
+            None,
+        );
+        tokio::spawn(run(mesh.http, calls, Placement::new(0, shards), shards, limits));
+        (chat, mesh.shards)
+    }
+
+    /// Answers the next survey of a shard.
+    async fn answer(shard: &mut Port<Message>, findings: Findings) {
+        let mut number = None;
+        while number.is_none() {
+            tokio::task::yield_now().await;
+            shard.inbox.pop_each(|_, message| match message {
+                Message::Survey { number: of, .. } => number = Some(of),
+                other => panic!("{other:?}"),
+            });
+        }
+        let answer = Message::Surveyed { number: number.unwrap(), findings: Box::new(findings) };
+        shard.outbox.push(Endpoint::Http, answer).unwrap();
+        shard.outbox.flush();
+    }
+
+    fn channels(names: &[(&str, u64)]) -> Findings {
+        let channels = names.iter().map(|(name, count)| ((*name).into(), *count)).collect();
+        Findings { channels, ..Findings::default() }
+    }
+
+    #[tokio::test]
+    async fn what_all_shards_and_nodes_found_is_added_up() {
+        let (surveys, mut asked) = mpsc::channel(2);
+        let (chat, mut shards) = chat_and_shards(2, surveys);
+        let [first, second] = &mut shards[..] else { panic!("two shards") };
+        let mut found = async |others: Option<Findings>, of_second: Findings| {
+            let answers = async {
+                answer(first, channels(&[("room:a", 1)])).await;
+                answer(second, of_second).await;
+                let SurveyCall { survey, sender } = asked.recv().await.unwrap();
+                assert!(matches!(survey, Survey::Channels { pattern: Some(_) }));
+                let _ = sender.send(others);
+            };
+            tokio::join!(chat.channels(Some("room:*")), answers).0
+        };
+        let both = vec![("room:a".to_owned(), 4), ("room:b".to_owned(), 5)];
+        let of_second = channels(&[("room:a", 2), ("room:b", 5)]);
+        assert_eq!(found(Some(channels(&[("room:a", 1)])), of_second.clone()).await, Ok(both));
+        assert_eq!(found(None, of_second.clone()).await, Err(ChatError::NotKnown), "another node has not answered");
+        let too_many = found(Some(channels(&[("room:c", 1)])), of_second.clone()).await;
+        assert!(matches!(too_many, Err(ChatError::Invalid(text)) if text.contains("more than 2 channels")));
+        let more = Findings { has_more: true, ..Findings::default() };
+        assert!(matches!(found(Some(Findings::default()), more).await, Err(ChatError::Invalid(_))));
+    }
+
+    #[tokio::test]
+    async fn a_backend_waits_for_a_limited_time_and_in_limited_numbers() {
+        let (surveys, mut asked) = mpsc::channel(2);
+        let (chat, _shards) = chat_and_shards(1, surveys);
+        let stats = || chat.presence_stats(Channel::Room(RoomId(1)));
+        for _ in 0..2 {
+            let (first, second, third) = tokio::join!(stats(), stats(), stats());
+            assert_eq!([first, second], [Err(ChatError::NotKnown), Err(ChatError::NotKnown)]);
+            assert_eq!(third, Err(ChatError::Overloaded));
+            while asked.try_recv().is_ok() {}
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_backend_sends_is_checked() {
+        let (surveys, _asked) = mpsc::channel(1);
+        let (chat, mut shards) = chat_and_shards(1, surveys);
+        let send = async |data: &str| chat.publish_live("x", Bytes::copy_from_slice(data.as_bytes()), None).await;
+        for (data, words) in [("", "JSON"), ("{", "JSON"), ("\"\\ud800\"", "surrogate"), ("[1] 2", "JSON")] {
+            match send(data).await {
+                Err(ChatError::Invalid(text)) => assert!(text.contains(words), "{text}"),
+                other => panic!("{other:?}"),
+            }
+        }
+        let long = format!("\"{}\"", "x".repeat(20_000));
+        assert!(matches!(send(&long).await, Err(ChatError::Invalid(text)) if text.contains("text_limit_bytes")));
+        assert_eq!(send(" {\"n\": 1} ").await, Ok(()));
+        let user = UserId(7);
+        assert_eq!(chat.publish_to_user(user, Bytes::from_static(b"[ ]")).await, Ok(()));
+        let mut received = Vec::new();
+        while received.len() < 2 {
+            tokio::task::yield_now().await;
+            shards[0].inbox.pop_each(|_, message| received.push(message));
+        }
+        let [Message::Live { channel, entry }, Message::NotifyUser { user: told, event }] = &received[..] else {
+            panic!("{received:?}")
+        };
+        assert_eq!((&**channel, &*entry.data, entry.is_json, &entry.user), ("x", "{\"n\":1}", true, &None));
+        assert_eq!((*told, event), (user, &UserEvent::Data { data: "[]".into() }));
+        for pattern in ["[", &"x".repeat(600)] {
+            let error = chat.channels(Some(pattern)).await;
+            assert!(matches!(&error, Err(ChatError::Invalid(text)) if text.contains("pattern")), "{error:?}");
+        }
+        // No connection has such an id, so nothing is asked.
+        assert_eq!(chat.refresh(user, Some("not an id"), Expiry::Now).await, Ok(()));
+        let whitelist = (0..100).map(|number| number.to_string()).collect();
+        let disconnect = Disconnect { user, client: None, whitelist, code: CloseCode::default() };
+        assert!(matches!(chat.disconnect(disconnect).await, Err(ChatError::Invalid(_))));
     }
 }

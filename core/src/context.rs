@@ -46,14 +46,17 @@ impl Context {
         self.meter.clock_ms.set(now.ms);
     }
 
-    /// Tells the other nodes something, if there are any. It never waits: what finds no place is counted, and the
-    /// others notice.
+    /// Tells the other nodes something, if there are any and they understand it. It never waits: what finds no place is
+    /// counted, and the others notice.
     pub fn announce(&self, host: &mut impl Host, announcement: impl FnOnce() -> Announcement) {
         let bus = &self.config.bus;
         if !bus.has_peers() {
             return;
         }
         let announcement = announcement();
+        if !bus.may_announce(&announcement) {
+            return;
+        }
         if self.can_announce(host) {
             host.send(Endpoint::Bus, Message::Announce(announcement));
         } else {

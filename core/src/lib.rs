@@ -20,6 +20,7 @@
 //! | `protocol/`, `websocket/` | bytes to commands, publications to bytes |
 //! | `config.rs`, `limits.rs` | what a shard is made with; every limit |
 //! | `buffer.rs`, `ids.rs`, `metrics.rs` | outbound bytes; id types; what a shard counts |
+//! | `survey.rs` | what a backend asks all shards of all nodes |
 //! | `mutation.rs` | known mistakes, for the simulator to catch |
 //!
 //! Imports go downwards: `shard` and `sessions` know everything, `feeds` knows `connections`, `homes` knows neither.
@@ -45,6 +46,7 @@ pub mod mutation;
 pub mod protocol;
 mod sessions;
 mod shard;
+pub mod survey;
 pub mod websocket;
 
 pub use buffer::Slice;

@@ -306,6 +306,12 @@ limits! {
     /// Unanswered requests that one shard may have at another shard, at a database writer, or at the task that reads
     /// from the database.
     mesh_calls_limit = 16_384, 1..=MIB;
+    /// Questions about the clients of all nodes, and commands to them, that one node may have under way for backends.
+    surveys_limit = 256, 1..=65_536;
+    /// How long the shards and the other nodes may take to answer such a question.
+    survey_timeout_ms = 2_000, 100..=60_000;
+    /// Channels that a backend is told of at a time. If there are more, it has to narrow its pattern.
+    channels_limit = 10_000, 1..=100_000;
     /// Publications that may be queued from one shard to another.
     mesh_publications_limit = 4_096, 1..=MIB;
     /// Publishes per second of one user on one shard; 0 means no limit.

@@ -10,6 +10,7 @@ use crate::log::Segment;
 use crate::metrics::ShardMetrics;
 use crate::protocol::LiveEntry;
 use crate::protocol::centrifuge::{ClientInfo, PresenceList};
+use crate::survey::{Findings, Survey};
 use std::sync::{Arc, Weak};
 pub use uproar_model::UserEvent;
 use uproar_model::{Admission, JoinError, JoinedRoom, Marker, PageRequest, Revocation};
@@ -204,6 +205,8 @@ impl Asker {
 pub enum StoreRequest {
     /// Whether a user may enter a room (named by its key). Joins a public room.
     Admit { room: String, user: UserId },
+    /// The same, but joins no room. `NotMember`: the user may join it.
+    AdmitMember { room: String, user: UserId },
     /// The user with this identity, or if there is none, with this name. They are created if necessary, with this name
     /// or one like it.
     User { username: Arc<str>, identity: Option<Arc<Identity>> },
@@ -260,7 +263,7 @@ pub enum StoreReply {
     Head(Option<Head>),
     Swept(Arc<Swept>),
     Page(Option<Arc<Page>>),
-    /// There is no page for this user, who is not a member of the room.
+    /// There is no page, and no admission, for this user, who is not a member of the room.
     NotMember,
     /// The marker's current position and whether this request moved it. `None`: the user is not in the room.
     Marked(Option<(Marker, bool)>),
@@ -507,6 +510,15 @@ pub enum Message {
     /// From the bus, to every shard: another node is gone, and its clients with it.
     PeerGone {
         session: Arc<str>,
+    },
+    /// From HTTP or the bus, to every shard. Answered with `Surveyed` under the same number.
+    Survey {
+        number: u64,
+        survey: Survey,
+    },
+    Surveyed {
+        number: u64,
+        findings: Box<Findings>,
     },
     /// To every shard. Answered with `Metrics` under the same number. `with_users`: whether they name the users.
     GetMetrics {

@@ -51,6 +51,8 @@ pub enum Mutation {
     MissedNumberIgnored,
     /// The clients of a node that is not heard any more stay in the lists of who is present.
     PresenceOfDeadNodeKept,
+    /// A node answers a survey as soon as one of its shards has.
+    SurveyAnsweredByOneShard,
     /// A shard goes on serving although its node's lease has expired.
     ServesWithoutLease,
 }

@@ -340,6 +340,11 @@ impl Shard {
         self.connections[slot].is_parting
     }
 
+    /// Whether this slot has an open connection, which is served. For tests.
+    pub fn is_open(&self, slot: Slot) -> bool {
+        self.connections[slot].session().is_some()
+    }
+
     /// Whether every call has been answered and its credit returned. For tests.
     pub fn has_all_credits(&self) -> bool {
         self.cx.messenger.has_all_credits(self.cx.limits())
@@ -390,14 +395,17 @@ impl Shard {
                 }
             }
             Message::Check { room, request } => self.homes.on_check(cx, room, request, host),
-            Message::Live { channel, entry } => {
+            Message::Live { channel, mut entry } => {
                 cx.messenger.acknowledge(from, host);
-                // While nothing is shown, what other nodes send would only take memory.
-                if from == Endpoint::Bus && self.suspension.is_some() {
-                    return self.homes.lose_live(cx, host);
+                if from == Endpoint::Http {
+                    entry.time = cx.now.unix_ms;
                 }
                 if from != Endpoint::Bus {
                     cx.announce(host, || Announcement::Live { channel: channel.clone(), entry: entry.clone() });
+                }
+                // While nothing is shown, what others send would only take memory.
+                if self.suspension.is_some() && matches!(from, Endpoint::Bus | Endpoint::Http) {
+                    return self.homes.lose_live(cx, host);
                 }
                 self.homes.on_live(&Channel::Live(channel), entry);
             }
@@ -522,6 +530,12 @@ impl Shard {
                 self.start_over(host);
             }
 
+            // For all owners.
+            Message::Survey { number, survey } => {
+                let findings = Box::new(self.on_survey(&survey, host));
+                self.cx.messenger.send(from, Message::Surveyed { number, findings }, host);
+            }
+
             // For the requester.
             Message::ReadReply { requester, reply } => {
                 cx.messenger.return_call_credit(from);
@@ -533,7 +547,11 @@ impl Shard {
                 let metrics = Box::new(ShardMetrics { users, ..self.metrics() });
                 self.cx.messenger.send(from, Message::Metrics { number, metrics }, host);
             }
-            Message::Commit(_) | Message::Read { .. } | Message::Metrics { .. } | Message::Announce(_) => {
+            Message::Commit(_)
+            | Message::Read { .. }
+            | Message::Metrics { .. }
+            | Message::Surveyed { .. }
+            | Message::Announce(_) => {
                 debug_assert!(false, "not for a shard");
             }
         }

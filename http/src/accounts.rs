@@ -2,7 +2,7 @@
 
 use crate::app::{App, Route, complete};
 use crate::attempts::Tried;
-use crate::authentication::{Authenticated, Refreshing};
+use crate::authentication::{Authenticated, BLOCKED, Refreshing};
 use crate::cookie;
 use crate::email;
 use crate::errors::{ApiError, Code};
@@ -182,6 +182,9 @@ async fn sign_in(
             if let Some(hash) = hash.filter(|_| form != normalized) {
                 let new_hash = app.passwords.hash(client, Class::Known, normalized).await?;
                 app.store.replace_password_hash(account.id, &hash, &new_hash).await?;
+            }
+            if account.is_blocked {
+                return Err(ApiError::new(Code::UserBlocked, BLOCKED));
             }
             Ok(sign_in_response(&app, &account, StatusCode::OK, via_https))
         }

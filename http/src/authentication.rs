@@ -13,12 +13,15 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 use uproar_core::websocket::head::bearer_token;
-use uproar_model::{Claims, TokenError, User, UserId, boottime_ms, fold_name, shown_name};
+use uproar_model::{Claims, Revocation, TokenError, User, boottime_ms, fold_name, shown_name};
 use uproar_store::Account;
 
 /// How long a request waits for a valid lease.
 const LEASE_TIMEOUT: Duration = Duration::from_secs(1);
 const LEASE_PAUSE: Duration = Duration::from_millis(10);
+
+/// What a blocked user is told.
+pub(crate) const BLOCKED: &str = "this user is blocked; only the operator of the service can lift that";
 
 /// The user of a valid token.
 pub(crate) struct Authenticated {
@@ -115,8 +118,8 @@ async fn authenticate_at(
         require_lease(app).await?;
         // Memory holds every revocation that a token that has not expired can fall under.
         let revocation = app.chat.revocation(id);
-        if revocation.is_some_and(|revocation| revocation.covers(claims.generation, claims.issued_at)) {
-            return Err(revoked(app, client, id));
+        if let Some(revocation) = revocation.filter(|known| known.covers(claims.generation, claims.issued_at)) {
+            return Err(revoked(app, client, &revocation));
         }
         let user = User { id, username: Arc::clone(&claims.username) };
         return Ok(Authenticated { user, claims, account: None, client });
@@ -134,9 +137,7 @@ async fn authenticate_at(
             }
         }
     };
-    if is_revoked(&account, &claims) {
-        return Err(revoked(app, client, account.id));
-    }
+    check_revocation(app, client, &account, &claims)?;
     Ok(Authenticated { user: User::from(&account), claims, account: Some(account), client })
 }
 
@@ -173,9 +174,7 @@ async fn current_account(app: &App, client: ClientAddress, claims: &Claims) -> R
     if account.username != claims.username && !has_been_named(app, &account, &claims.username).await? {
         return Err(TokenError::Invalid.into());
     }
-    if is_revoked(&account, claims) {
-        return Err(revoked(app, client, id));
-    }
+    check_revocation(app, client, &account, claims)?;
     Ok(account)
 }
 
@@ -185,11 +184,18 @@ async fn has_been_named(app: &App, account: &Account, username: &str) -> Result<
     Ok(app.store.account_named(&key).await?.is_some_and(|named| named.id == account.id))
 }
 
-fn revoked(app: &App, ClientAddress(client): ClientAddress, user: UserId) -> ApiError {
-    app.security_log.log(client, user, Event::UsedRevokedToken);
-    TokenError::Invalid.into()
+fn check_revocation(app: &App, client: ClientAddress, account: &Account, claims: &Claims) -> Result<(), ApiError> {
+    let revocation = account.revocation();
+    match revocation.filter(|revocation| revocation.covers(claims.generation, claims.issued_at)) {
+        Some(revocation) => Err(revoked(app, client, &revocation)),
+        None => Ok(()),
+    }
 }
 
-fn is_revoked(account: &Account, claims: &Claims) -> bool {
-    account.revocation().is_some_and(|revocation| revocation.covers(claims.generation, claims.issued_at))
+fn revoked(app: &App, ClientAddress(client): ClientAddress, revocation: &Revocation) -> ApiError {
+    app.security_log.log(client, revocation.user, Event::UsedRevokedToken);
+    match revocation.is_blocked {
+        true => ApiError::new(Code::TokenInvalid, BLOCKED),
+        false => TokenError::Invalid.into(),
+    }
 }

@@ -1,8 +1,11 @@
 //! The running chat, as the HTTP service sees it.
 
 use crate::traces::SpanContext;
+use bytes::Bytes;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
+pub use uproar_core::message::Channel;
+pub use uproar_core::survey::Expiry;
 use uproar_model::{
     DatabaseGeneration, Kind, Lease, Offset, Publication, Refusal, Revocation, RoomId, Stored, User, UserEvent, UserId,
 };
@@ -28,6 +31,37 @@ pub trait Chat: Send + Sync + 'static {
 
     /// Notifies all connections of a user. The notification may be lost; a client can always ask for the current state.
     fn notify(&self, user: UserId, event: UserEvent);
+
+    /// Sends JSON to the subscribers of a `live:` channel (its name without `live:`), on all nodes. `info` is the user
+    /// whom they see as the sender. Returns when it is on its way; what one caller sends is received in the order sent.
+    async fn publish_live(&self, channel: &str, data: Bytes, info: Option<User>) -> Result<(), ChatError>;
+
+    /// Sends JSON to all connections of a user, on all nodes, as an event in the channel `user:ID`. Returns when it is
+    /// on its way. It is stored nowhere: a client that is not connected does not get it.
+    async fn publish_to_user(&self, user: UserId, data: Bytes) -> Result<(), ChatError>;
+
+    /// Who is in a channel, on all nodes: at most `presence_limit` clients.
+    async fn presence(&self, channel: Channel) -> Result<Vec<PresentClient>, ChatError>;
+
+    /// How many clients and users are in a channel, on all nodes. A user is counted once, except in a channel where a
+    /// node has more than 1,000 of them.
+    async fn presence_stats(&self, channel: Channel) -> Result<PresenceStats, ChatError>;
+
+    /// The channels with subscribers on any node, with how many there are, sorted by name. Only `room:` and `live:`
+    /// channels are listed. `pattern`: a glob. If more than `channels_limit` match, the request is invalid.
+    async fn channels(&self, pattern: Option<&str>) -> Result<Vec<(String, u64)>, ChatError>;
+
+    /// Ends the subscriptions that a user has to a channel (`room:KEY` or `live:NAME`) on any node, or only that of the
+    /// connection with the id `client`. The user remains a member of the room, and may subscribe again. Returns when it
+    /// is done. Clients are told the code 2000, after which SDKs do not subscribe again; plain connections are closed.
+    async fn unsubscribe(&self, user: UserId, channel: &str, client: Option<&str>) -> Result<(), ChatError>;
+
+    /// Closes connections of a user on all nodes. Returns when it is done.
+    async fn disconnect(&self, disconnect: Disconnect) -> Result<(), ChatError>;
+
+    /// Changes when a user's connections expire, on all nodes, or only the one with the id `client`. A connection that
+    /// has expired is closed with 3005. Returns when it is done. SDKs still ask for a token when theirs expires.
+    async fn refresh(&self, user: UserId, client: Option<&str>, expiry: Expiry) -> Result<(), ChatError>;
 
     /// Disconnects every connection of the user whose token the revocation covers. This is not lost.
     async fn revoke(&self, revocation: Revocation);
@@ -62,6 +96,84 @@ pub struct ChatCounts {
     pub users: u64,
     pub subscriptions: u64,
     pub channels: u64,
+}
+
+/// A connection that has subscribed to a channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PresentClient {
+    /// The id of the connection.
+    pub client: String,
+    pub user: User,
+}
+
+/// How many subscribers a channel has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PresenceStats {
+    pub clients: u64,
+    pub users: u64,
+}
+
+/// Which connections of a user are closed, and what they are told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disconnect {
+    pub user: UserId,
+    /// The id of a connection; `None`: all of the user's.
+    pub client: Option<String>,
+    /// The ids of connections that stay open: at most 64.
+    pub whitelist: Vec<String>,
+    pub code: CloseCode,
+}
+
+/// What a connection that a backend closes is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CloseCode {
+    code: u16,
+    reason: String,
+}
+
+impl CloseCode {
+    /// A code from 3000 to 4999, and a reason of at most 123 bytes. After the codes 3000 to 3499 and 4000 to 4499, SDKs
+    /// connect again; after the others they do not.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn new(code: u64, reason: &str) -> Result<CloseCode, String> {
+        let code = u16::try_from(code).ok().filter(|code| (3000..=4999).contains(code));
+        let code = code.ok_or("the code of a disconnect is a number from 3000 to 4999")?;
+        if reason.len() > 123 {
+            return Err("the reason of a disconnect has at most 123 bytes".to_owned());
+        }
+        Ok(CloseCode { code, reason: reason.to_owned() })
+    }
+
+    pub fn code(&self) -> u16 {
+        self.code
+    }
+
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+}
+
+/// 3503, as Centrifugo has it.
+impl Default for CloseCode {
+    fn default() -> CloseCode {
+        CloseCode { code: 3503, reason: "force disconnect".to_owned() }
+    }
+}
+
+/// Why a backend's request to the running chat failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChatError {
+    /// Nothing was done.
+    #[error("the server is overloaded; try again")]
+    Overloaded,
+    /// Perhaps it was done, on some nodes or on all of them. Trying again is safe.
+    #[error("not every node has answered in time; try again")]
+    NotKnown,
+    /// Nothing was done, and trying again does not help. Says what is wrong.
+    #[error("{0}")]
+    Invalid(String),
 }
 
 /// What a user appends to a room by HTTP.

@@ -57,6 +57,8 @@ codes! {
     WrongCredentials = "wrong_credentials", UNAUTHORIZED;
     /// Password change: the current password is wrong.
     WrongPassword = "wrong_password", FORBIDDEN;
+    /// Sign-in: the user is blocked.
+    UserBlocked = "user_blocked", FORBIDDEN;
     /// The user is not a member of this (public) room.
     NotMember = "not_member", FORBIDDEN;
     /// The user's role in the room does not allow this.

@@ -59,7 +59,10 @@ pub fn is_about_security(target: &str) -> bool {
     [attempts::TARGET, security_log::TARGET].contains(&target)
 }
 
-pub use chat::{Adopted, Chat, ChatCounts, PublishError, PublishRequest, SharedChat};
+pub use chat::{
+    Adopted, Channel, Chat, ChatCounts, ChatError, CloseCode, Disconnect, Expiry, PresenceStats, PresentClient,
+    PublishError, PublishRequest, SharedChat,
+};
 pub use errors::{ApiError, Code};
 pub use fields::FieldError;
 pub use issuers::{

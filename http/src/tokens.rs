@@ -442,6 +442,7 @@ mod tests {
             has_password: true,
             token_generation: 3,
             revoked_at: None,
+            is_blocked: false,
         }
     }
 

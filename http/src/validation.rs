@@ -61,6 +61,8 @@ pub(crate) fn new_room_name(value: &str, limits: &Limits) -> Result {
         !is_live,
         format!("must not begin with '{LIVE_PREFIX}', which is reserved for channels that are not stored"),
     )?;
+    let has_slash = fold_name(value).is_ok_and(|key| key.contains('/'));
+    ensure(!has_slash, "must not contain '/', which separates a room from the name of one of its live: channels")?;
     is_valid_in_a_path(value)
 }
 
@@ -192,7 +194,7 @@ mod tests {
         for name in ["lobby", "Lobby", "a b", "live", "lively:x"] {
             assert!(is_valid(new_room_name, name), "{name}");
         }
-        for name in ["", "@1-2", "live:x", "LIVE:x", "ｌｉｖｅ：x", "..", "a\nb"] {
+        for name in ["", "@1-2", "live:x", "LIVE:x", "ｌｉｖｅ：x", "..", "a\nb", "a/b", "a／b"] {
             assert!(!is_valid(new_room_name, name), "{name}");
         }
     }

@@ -20,6 +20,8 @@ pub struct Revocation {
     pub generation: u32,
     /// When the generation was raised.
     pub at: UnixMillis,
+    /// The user is blocked: all their tokens are revoked, until a later revocation says otherwise.
+    pub is_blocked: bool,
 }
 
 impl Revocation {
@@ -28,14 +30,16 @@ impl Revocation {
     ///
     /// A token without a generation is judged by its age; one made in the second of the revocation counts as revoked.
     pub fn covers(&self, generation: Option<u32>, issued_at: u64) -> bool {
-        match generation {
+        let is_earlier = match generation {
             Some(generation) => generation < self.generation,
             None => issued_at <= self.at / 1000,
-        }
+        };
+        self.is_blocked || is_earlier
     }
 }
 
-/// The latest revocation of each user, for as long as there may be a token that it covers.
+/// The latest revocation of each user, for as long as there may be a token that it covers: those of blocked users for
+/// ever.
 ///
 /// That time is counted here, and not by the clock that tokens and revocations are dated by: if that was set forward
 /// and back again, what was forgotten meanwhile would be valid again.
@@ -77,7 +81,9 @@ impl Revocations {
     /// Forgets those that are older than any token. `now_ms`: milliseconds of a clock that never goes back.
     pub fn sweep(&mut self, now_ms: u64) {
         let kept_until_ms = now_ms.saturating_add(self.kept_ms);
-        self.latest.retain(|_, known| now_ms < *known.kept_until_ms.get_or_insert(kept_until_ms));
+        self.latest.retain(|_, known| {
+            known.revocation.is_blocked || now_ms < *known.kept_until_ms.get_or_insert(kept_until_ms)
+        });
     }
 }
 
@@ -143,6 +149,8 @@ pub enum UserEvent {
     Joined { room: Arc<str> },
     /// The user is no longer a member of this room (its name).
     Left { room: Arc<str> },
+    /// What a backend tells the user: compact JSON.
+    Data { data: Arc<str> },
 }
 
 /// Why a user cannot join a room.
@@ -178,7 +186,7 @@ mod tests {
 
     #[test]
     fn the_latest_revocation_counts_until_no_token_is_older() {
-        let of = |generation, at| Revocation { user: UserId(1), generation, at };
+        let of = |generation, at| Revocation { user: UserId(1), generation, at, is_blocked: false };
         let mut revocations = Revocations::new(1_000, [of(3, 5_000)]);
         revocations.add(of(2, 6_000));
         assert_eq!(revocations.of(UserId(1)), Some(of(3, 5_000)));
@@ -194,12 +202,27 @@ mod tests {
 
     #[test]
     fn a_revocation_covers_earlier_generations_and_minted_tokens_up_to_its_second() {
-        let revocation = Revocation { user: UserId(1), generation: 3, at: 10_999 };
+        let revocation = Revocation { user: UserId(1), generation: 3, at: 10_999, is_blocked: false };
         assert!(revocation.covers(Some(2), 99));
         assert!(!revocation.covers(Some(3), 0));
         assert!(!revocation.covers(Some(4), 0));
         assert!(revocation.covers(None, 9));
         assert!(revocation.covers(None, 10));
         assert!(!revocation.covers(None, 11));
+    }
+
+    #[test]
+    fn every_token_of_a_blocked_user_is_revoked_until_the_user_is_unblocked() {
+        let blocked = Revocation { user: UserId(1), generation: 3, at: 10_999, is_blocked: true };
+        assert!(blocked.covers(Some(3), 99) && blocked.covers(Some(4), 99) && blocked.covers(None, 99));
+        let mut revocations = Revocations::new(1_000, [blocked]);
+        revocations.sweep(100);
+        revocations.sweep(1_000_000);
+        assert_eq!(revocations.of(UserId(1)), Some(blocked), "no token is older, but new ones may come");
+        revocations.add(Revocation { generation: 4, is_blocked: false, ..blocked });
+        assert!(!revocations.of(UserId(1)).unwrap().covers(Some(4), 0));
+        revocations.sweep(1_000_100);
+        revocations.sweep(1_001_100);
+        assert_eq!(revocations.of(UserId(1)), None);
     }
 }

@@ -12,12 +12,14 @@ pub mod nats;
 use crate::mesh::Port;
 use link::{Event, Link, Transport};
 use nats::Nats;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use uproar_core::message::{Endpoint, Message};
+use uproar_core::survey::{Findings, Survey};
 use uproar_core::{BusConfig, BusMetrics, BusNode, BusState, Notice, Placement};
 use uproar_model::boottime;
 use uproar_store::{Commits, PostgresBus, SharedStore, UnwrittenMarkers};
@@ -42,8 +44,18 @@ pub struct BusSetup {
     pub beat_interval: Duration,
     /// Told when tokens were revoked.
     pub revoked: Arc<Notify>,
+    /// What the other nodes are to be asked, and how long they have.
+    pub surveys: mpsc::Receiver<SurveyCall>,
+    pub survey_timeout_ms: u64,
     /// Turns true when nothing more will be announced.
     pub stop: watch::Receiver<bool>,
+}
+
+/// A survey of the other nodes.
+pub struct SurveyCall {
+    pub survey: Survey,
+    /// Gets what they found; `None` if not all of them have answered.
+    pub sender: oneshot::Sender<Option<Findings>>,
 }
 
 /// Runs until it is told to stop, and has sent what was announced or failed to.
@@ -60,6 +72,8 @@ pub async fn run_bus(setup: BusSetup) {
         calls_limit,
         beat_interval,
         revoked,
+        mut surveys,
+        survey_timeout_ms,
         mut stop,
     } = setup;
     let Some(bus) = bus else {
@@ -68,6 +82,9 @@ pub async fn run_bus(setup: BusSetup) {
             port.inbox.pop_each(|_, _| {});
             tokio::select! {
                 () = port.inbox.woken() => {}
+                Some(SurveyCall { sender, .. }) = surveys.recv() => {
+                    let _ = sender.send(Some(Findings::default()));
+                }
                 Ok(()) = stop.changed() => {}
             }
         }
@@ -81,12 +98,13 @@ pub async fn run_bus(setup: BusSetup) {
             None => PostgresBus::MESSAGE_LIMIT_BYTES,
             Some(_) => nats::MESSAGE_LIMIT_BYTES,
         },
-        state,
+        state: Arc::clone(&state),
         metrics,
         placement,
         shards,
         calls_limit,
     };
+    let mut surveyed = HashMap::new();
     let mut node = BusNode::new(config, now_micros());
     let (markers, commits) = (store.unwritten_markers(), store.commits());
     let mut link = Link::start(Transport { postgres: bus, nats });
@@ -97,6 +115,12 @@ pub async fn run_bus(setup: BusSetup) {
     while !*stop.borrow() {
         let more = take_announcements(&mut node, &mut port);
         pass_on(&mut node, &mut port, &revoked, &markers, &commits);
+        for (number, findings) in node.take_surveyed() {
+            if let Some(sender) = surveyed.remove(&number) {
+                // It fails if the caller no longer waits.
+                let _ = oneshot::Sender::send(sender, findings);
+            }
+        }
         if node.has_to_send() && link.is_writable() {
             link.send(node.take_batch(now_micros()));
         }
@@ -128,7 +152,11 @@ pub async fn run_bus(setup: BusSetup) {
                 }
                 None => {}
             },
+            Some(SurveyCall { survey, sender }) = surveys.recv() => {
+                surveyed.insert(node.survey(now_micros(), survey_timeout_ms, survey), sender);
+            }
             _ = beats.tick() => {
+                state.set_version(store.bus_version());
                 if node.tick(now_micros(), store.peers() as u64) {
                     link.reopen();
                 }

@@ -276,22 +276,23 @@ async fn run_query(store: SharedStore, query: Query) -> QueryResult {
             let admissions = match store.admit_members(&pairs).await {
                 Ok(admissions) => admissions,
                 Err(error) => {
-                    let reply_to = requests.into_iter().map(|(_, _, reply_to, _)| reply_to);
+                    let reply_to = requests.into_iter().map(|(.., reply_to, _)| reply_to);
                     return QueryResult::Replies(reply_to.zip(std::iter::repeat(failed(&error))).collect());
                 }
             };
             let (mut replies, mut joins) = (Vec::new(), Vec::new());
             for (request, admission) in requests.into_iter().zip(admissions) {
                 match admission.transpose() {
-                    Some(admission) => replies.push((request.2, StoreReply::Admitted(admission))),
-                    None => joins.push(request),
+                    Some(admission) => replies.push((request.3, StoreReply::Admitted(admission))),
+                    None if request.2 => joins.push(request),
+                    None => replies.push((request.3, StoreReply::NotMember)),
                 }
             }
             return QueryResult::Admitted(replies, joins);
         }
         Query::Join(requests) => {
             let pairs: Vec<_> = requests.iter().map(|(room, user, ..)| (room.clone(), *user)).collect();
-            let reply_to = requests.into_iter().map(|(_, _, reply_to, _)| reply_to);
+            let reply_to = requests.into_iter().map(|(.., reply_to, _)| reply_to);
             match store.admit(&pairs).await {
                 Ok(admissions) => reply_to.zip(admissions.into_iter().map(StoreReply::Admitted)).collect(),
                 Err(error) => reply_to.zip(std::iter::repeat(failed(&error))).collect(),
@@ -533,16 +534,19 @@ mod tests {
     #[tokio::test]
     async fn an_admission_answers_members_and_leaves_joins_for_later() {
         let world = World::new(Duration::from_secs(3600));
-        let ask = |user, serial| {
+        let ask = |user, serial, may_join| {
             let caller = Caller { endpoint: SHARD, slot: Slot(0), generation: 0, serial: Serial(serial) };
-            ("lobby".to_owned(), user, (SHARD, Requester::Call(caller)), Asker::home(world.room))
+            ("lobby".to_owned(), user, may_join, (SHARD, Requester::Call(caller)), Asker::home(world.room))
         };
-        let query = Query::Admit(vec![ask(world.ben, 1), ask(world.ann, 2)]);
+        let query = Query::Admit(vec![ask(world.ben, 1, true), ask(world.ann, 2, true), ask(world.ben, 3, false)]);
         let QueryResult::Admitted(replies, joins) = run_query(Arc::clone(&world.store) as SharedStore, query).await
         else {
             panic!("not the answer to an admission");
         };
-        assert!(matches!(&replies[..], [(_, StoreReply::Admitted(Ok(admission)))] if admission.role == Role::Owner));
+        let [(_, StoreReply::Admitted(Ok(admission))), (_, StoreReply::NotMember)] = &replies[..] else {
+            panic!("{replies:?}")
+        };
+        assert_eq!(admission.role, Role::Owner);
         assert!(matches!(&joins[..], [(_, user, ..)] if *user == world.ben));
         assert_eq!(world.store.lock().read_markers(&[(world.room, world.ben)]), [None], "nobody has joined yet");
     }

@@ -59,8 +59,9 @@ impl Kind {
     }
 }
 
-/// A user who asks to be admitted to a room, by its name, and who waits for the answer.
-pub(super) type Admission = (String, UserId, ReplyTo, Asker);
+/// A user who asks to be admitted to a room, by its name; whether the user may join it for that; and who waits for the
+/// answer.
+pub(super) type Admission = (String, UserId, bool, ReplyTo, Asker);
 
 /// A user to look up: the name, and who they are in another system if the token is from there.
 pub(super) type Named = (Arc<str>, Option<Arc<Identity>>);
@@ -111,8 +112,14 @@ impl Waiting {
         let unwanted = &mut self.unwanted;
         let refused = match request {
             StoreRequest::Admit { room, user } => {
-                let waits = |(.., reply_to, asker): &(_, _, ReplyTo, Asker)| waits(reply_to, asker, unwanted);
-                push(&mut self.admissions, party, (room, user, reply_to, asker), waits).map(|(.., to, _)| vec![to])
+                let waits = |(.., reply_to, asker): &Admission| waits(reply_to, asker, unwanted);
+                let admission = (room, user, true, reply_to, asker);
+                push(&mut self.admissions, party, admission, waits).map(|(.., to, _)| vec![to])
+            }
+            StoreRequest::AdmitMember { room, user } => {
+                let waits = |(.., reply_to, asker): &Admission| waits(reply_to, asker, unwanted);
+                let admission = (room, user, false, reply_to, asker);
+                push(&mut self.admissions, party, admission, waits).map(|(.., to, _)| vec![to])
             }
             StoreRequest::Rooms { user, after, limit } => {
                 let waits = |(.., reply_to, asker): &(_, _, _, ReplyTo, Asker)| waits(reply_to, asker, unwanted);
@@ -146,7 +153,7 @@ impl Waiting {
     /// Adds a request for admission by somebody who has to join the room for that.
     pub fn add_join(&mut self, admission: Admission, replies: &mut Vec<(ReplyTo, StoreReply)>) {
         let unwanted = &mut self.unwanted;
-        let party = admission.3.party.clone();
+        let party = admission.4.party.clone();
         let waits = |(.., reply_to, asker): &Admission| waits(reply_to, asker, unwanted);
         let refused = push(&mut self.joins, party, admission, waits);
         replies.extend(refused.map(|(.., reply_to, _)| (reply_to, StoreReply::Failed)));
@@ -192,7 +199,7 @@ impl Waiting {
 /// The next request for admission that somebody waits for.
 fn next_wanted(queue: &mut FairQueue<Party, Admission>, unwanted: &mut Vec<Endpoint>) -> Option<Admission> {
     while let Some((_, admission)) = queue.pop() {
-        if waits(&admission.2, &admission.3, unwanted) {
+        if waits(&admission.3, &admission.4, unwanted) {
             return Some(admission);
         }
     }

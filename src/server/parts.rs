@@ -1,7 +1,8 @@
 //! Builds what the threads share: the mesh between them, the chat as HTTP sees it, and the HTTP service.
 
 use super::{Setup, settings};
-use crate::chat::{Calls, Chat};
+use crate::bus::SurveyCall;
+use crate::chat::{Calls, Chat, ChatBus};
 use crate::driver::{Control, ShardHandle};
 use crate::lanes::LaneMetrics;
 use crate::mesh::Mesh;
@@ -9,6 +10,7 @@ use crate::metrics;
 use crate::webhooks::Status;
 use anyhow::{Context, Result};
 use std::sync::Arc;
+use tokio::sync::mpsc;
 use uproar_core::BusMetrics;
 use uproar_core::limits::Limits;
 use uproar_core::message::{Endpoint, Message, reserved_places};
@@ -23,6 +25,8 @@ pub(super) struct Parts {
     pub(super) chat: Arc<Chat>,
     /// The other end of `chat`.
     pub(super) calls: Calls,
+    /// What `chat` asks the other nodes.
+    pub(super) surveys: mpsc::Receiver<SurveyCall>,
     pub(super) lane_metrics: Arc<LaneMetrics>,
     pub(super) bus_metrics: Arc<BusMetrics>,
     pub(super) webhooks: Arc<Status>,
@@ -44,6 +48,8 @@ impl Parts {
         let (handle, controls) = ShardHandle::new(mesh.shards.iter().map(|port| port.inbox.waker()).collect());
         let lane_metrics = Arc::new(LaneMetrics::default());
         let bus_metrics = Arc::new(BusMetrics::default());
+        let (surveys, asked) = mpsc::channel(limits.surveys_limit as usize);
+        let bus = ChatBus { state: Arc::clone(&setup.bus), metrics: Arc::clone(&bus_metrics), surveys };
         let certificate = tls.as_ref().map(|tls| Arc::clone(&tls.certificate));
         let process = metrics::Process::new(options.data.clone(), certificate);
         let webhooks = Arc::new(Status::new(&setup.webhooks, store.clock()));
@@ -53,7 +59,7 @@ impl Parts {
             *seed,
             limits.clone(),
             Arc::clone(&lane_metrics),
-            Arc::clone(&bus_metrics),
+            bus,
             Arc::clone(&webhooks),
             process,
             tracer.clone(),
@@ -73,7 +79,19 @@ impl Parts {
             allow_origin: Arc::new(move |origin, host| origins.allow_upgrade(origin.as_bytes(), host)),
             verify: Arc::new(move |token, now| tokens.verify(token, now)),
         };
-        Ok(Parts { mesh, shards: handle, controls, chat, calls, lane_metrics, bus_metrics, webhooks, service, hooks })
+        Ok(Parts {
+            mesh,
+            shards: handle,
+            controls,
+            chat,
+            calls,
+            surveys: asked,
+            lane_metrics,
+            bus_metrics,
+            webhooks,
+            service,
+            hooks,
+        })
     }
 }
 

@@ -93,7 +93,19 @@ impl Threads {
         lane_runtime: &Handle,
         background: &Handle,
     ) -> Result<Threads> {
-        let Parts { mesh, shards, controls, chat, calls, lane_metrics, bus_metrics, webhooks, service, hooks } = parts;
+        let Parts {
+            mesh,
+            shards,
+            controls,
+            chat,
+            calls,
+            surveys,
+            lane_metrics,
+            bus_metrics,
+            webhooks,
+            service,
+            hooks,
+        } = parts;
         let others = mesh.lanes.iter().chain([&mesh.reader, &mesh.http, &mesh.bus]);
         let pulses = mesh.shards.iter().chain(others).map(|port| port.inbox.pulse()).collect();
         let (stop_writers, writers_stopped) = watch::channel(false);
@@ -118,6 +130,8 @@ impl Threads {
             calls_limit: setup.limits.mesh_calls_limit,
             beat_interval: Duration::from_millis(setup.limits.bus_beat_interval_ms),
             revoked: Arc::clone(&revoked),
+            surveys,
+            survey_timeout_ms: setup.limits.survey_timeout_ms,
             stop: bus_stopped,
         }));
         let (stop_webhooks, webhooks_stopped) = watch::channel(false);

@@ -550,6 +550,10 @@ impl Store for Database {
         self.calls.write_for(user, async |db| users::revoke_tokens(db, user).await).await
     }
 
+    async fn set_blocked(&self, user: UserId, is_blocked: bool) -> Result<Option<Account>, StoreError> {
+        self.calls.write_for(user, async |db| users::set_blocked(db, user, is_blocked).await).await
+    }
+
     async fn revoked_since(&self, since: UnixMillis) -> Result<Vec<Revocation>, StoreError> {
         self.calls.read(async |db| users::revoked_since(db, since).await).await
     }

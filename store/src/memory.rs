@@ -68,6 +68,7 @@ struct StoredUser {
     hash: Option<String>,
     token_generation: u32,
     revoked_at: Option<UnixMillis>,
+    is_blocked: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -488,7 +489,10 @@ impl MemoryStore {
         self.last_user += 1;
         let id = UserId(self.last_user);
         let (username, key) = (username.into(), key.to_owned());
-        self.users.insert(id, StoredUser { username, key, email, hash, token_generation: 0, revoked_at: None });
+        self.users.insert(
+            id,
+            StoredUser { username, key, email, hash, token_generation: 0, revoked_at: None, is_blocked: false },
+        );
         id
     }
 
@@ -501,6 +505,7 @@ impl MemoryStore {
             has_password: user.hash.is_some(),
             token_generation: user.token_generation,
             revoked_at: user.revoked_at,
+            is_blocked: user.is_blocked,
         })
     }
 
@@ -509,7 +514,8 @@ impl MemoryStore {
         let user = self.users.get_mut(&id)?;
         user.token_generation += 1;
         user.revoked_at = Some(now);
-        Some(Revocation { user: id, generation: user.token_generation, at: now })
+        let (generation, is_blocked) = (user.token_generation, user.is_blocked);
+        Some(Revocation { user: id, generation, at: now, is_blocked })
     }
 
     /// [`Store::create_room`].
@@ -1091,11 +1097,21 @@ impl Store for SharedMemoryStore {
         Ok(self.lock().revoke_tokens(now(), user))
     }
 
+    async fn set_blocked(&self, user: UserId, is_blocked: bool) -> Result<Option<Account>, StoreError> {
+        let mut store = self.lock();
+        if let Some(stored) = store.users.get_mut(&user)
+            && std::mem::replace(&mut stored.is_blocked, is_blocked) != is_blocked
+        {
+            store.revoke_tokens(now(), user);
+        }
+        Ok(store.account(user))
+    }
+
     async fn revoked_since(&self, since: u64) -> Result<Vec<Revocation>, StoreError> {
         let store = self.lock();
         let revoked = store.users.iter().filter_map(|(&id, user)| {
-            let at = user.revoked_at.filter(|at| *at >= since)?;
-            Some(Revocation { user: id, generation: user.token_generation, at })
+            let at = user.revoked_at.filter(|at| *at >= since || user.is_blocked)?;
+            Some(Revocation { user: id, generation: user.token_generation, at, is_blocked: user.is_blocked })
         });
         let mut revoked: Vec<_> = revoked.collect();
         revoked.sort_by_key(|revocation| (revocation.at, revocation.user));
@@ -1106,7 +1122,8 @@ impl Store for SharedMemoryStore {
         let asked_ms = boottime_ms();
         let reading = Reading { asked_ms, answered_ms: asked_ms, unix_ms: now() };
         let since = known_until.min(reading.unix_ms).saturating_sub(OVERLAP_MS);
-        Ok((reading, self.revoked_since(since).await?))
+        let revoked = self.revoked_since(since).await?;
+        Ok((reading, revoked.into_iter().filter(|revocation| revocation.at >= since).collect()))
     }
 
     async fn longest_token_lifetime_ms(&self, lifetime_ms: u64) -> Result<u64, StoreError> {

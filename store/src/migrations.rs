@@ -22,6 +22,7 @@ pub(crate) const SQLITE: &[Migration] = &[
     (10, "positions", include_str!("../../migrations/sqlite/0010_positions.sql")),
     (11, "API keys", include_str!("../../migrations/sqlite/0011_api_keys.sql")),
     (12, "identities", include_str!("../../migrations/sqlite/0012_identities.sql")),
+    (13, "blocked", include_str!("../../migrations/sqlite/0013_blocked.sql")),
 ];
 
 pub(crate) const POSTGRES: &[Migration] = &[
@@ -41,6 +42,7 @@ pub(crate) const POSTGRES: &[Migration] = &[
     (14, "positions", include_str!("../../migrations/postgres/0014_positions.sql")),
     (15, "API keys", include_str!("../../migrations/postgres/0015_api_keys.sql")),
     (16, "identities", include_str!("../../migrations/postgres/0016_identities.sql")),
+    (17, "blocked", include_str!("../../migrations/postgres/0017_blocked.sql")),
 ];
 
 /// Changing the schema of a large database takes long, and an administrator can see that the database is at work.

@@ -32,12 +32,14 @@ pub struct Account {
     pub token_generation: u32,
     /// When the token generation was last raised.
     pub revoked_at: Option<UnixMillis>,
+    pub is_blocked: bool,
 }
 
 impl Account {
     /// The latest revocation of the user's tokens.
     pub fn revocation(&self) -> Option<Revocation> {
-        self.revoked_at.map(|at| Revocation { user: self.id, generation: self.token_generation, at })
+        let (user, generation, is_blocked) = (self.id, self.token_generation, self.is_blocked);
+        self.revoked_at.map(|at| Revocation { user, generation, at, is_blocked })
     }
 }
 

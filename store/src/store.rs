@@ -119,7 +119,11 @@ pub trait Store: Send + Sync + 'static {
     /// user.
     async fn revoke_tokens(&self, user: UserId) -> Result<Option<Revocation>, StoreError>;
 
-    /// The current token generations that were raised at this time or later.
+    /// Blocks a user or unblocks one. Both revoke the user's tokens, unless nothing changes. Returns the account as it
+    /// is then; `None`: there is no such user.
+    async fn set_blocked(&self, user: UserId, is_blocked: bool) -> Result<Option<Account>, StoreError>;
+
+    /// The current token generations that were raised at this time or later, and those of all blocked users.
     async fn revoked_since(&self, since: UnixMillis) -> Result<Vec<Revocation>, StoreError>;
 
     /// For a node that regularly asks which tokens others have revoked: the current token generations that were raised

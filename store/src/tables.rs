@@ -26,6 +26,7 @@ pub(crate) const TABLES: [Table; 15] = [
             "revoked_at",
             "created_at",
             "skeleton",
+            "blocked_at",
         ],
         key: "id",
     },

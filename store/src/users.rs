@@ -9,11 +9,12 @@ use uproar_model::{Identity, Reading, Revocation, UserId, boottime_ms, fold_name
 /// Former names of one user. They are never given up: tokens that name the user may be valid for years.
 pub(crate) const FORMER_NAMES_LIMIT: i64 = 20;
 
-/// id, username, email_key, whether there is a password, token generation, when it was raised.
-type AccountRow = (i64, String, Option<String>, bool, i64, Option<i64>);
+/// id, username, email_key, whether there is a password, token generation, when it was raised, whether the user is
+/// blocked.
+type AccountRow = (i64, String, Option<String>, bool, i64, Option<i64>, bool);
 
 fn account_from(row: AccountRow) -> Account {
-    let (id, username, email, has_password, token_generation, revoked_at) = row;
+    let (id, username, email, has_password, token_generation, revoked_at, is_blocked) = row;
     Account {
         id: UserId(id),
         username: username.into(),
@@ -21,6 +22,7 @@ fn account_from(row: AccountRow) -> Account {
         has_password,
         token_generation: token_generation_from(token_generation),
         revoked_at: revoked_at.map(|at| at.unsigned_abs()),
+        is_blocked,
     }
 }
 
@@ -53,6 +55,7 @@ pub(crate) async fn create(db: &mut DbConnection, user: &NewUser) -> Result<Acco
             has_password: true,
             token_generation: 0,
             revoked_at: None,
+            is_blocked: false,
         }),
         None => match by_username(db, &user.username_key).await? {
             Some(_) => Err(CreateUserError::UsernameTaken),
@@ -124,21 +127,21 @@ pub(crate) async fn ensure(db: &mut DbConnection, username: &str, key: &str) -> 
 
 /// The account with this name, or whose name this was.
 pub(crate) async fn by_username(db: &mut DbConnection, key: &str) -> Result<Option<Account>, StoreError> {
-    let sql = "SELECT id, username, email_key, password_hash IS NOT NULL, CAST(token_generation AS bigint), revoked_at
-        FROM users WHERE id = coalesce((SELECT u.id FROM users u WHERE u.username_key = $1),
+    let sql = "SELECT id, username, email_key, password_hash IS NOT NULL, CAST(token_generation AS bigint), revoked_at,
+        blocked_at IS NOT NULL FROM users WHERE id = coalesce((SELECT u.id FROM users u WHERE u.username_key = $1),
             (SELECT f.user_id FROM former_names f WHERE f.name_key = $1))";
     Ok(db.optional::<AccountRow>(sql, &[Arg::Text(key)]).await?.map(account_from))
 }
 
 pub(crate) async fn by_id(db: &mut DbConnection, user: UserId) -> Result<Option<Account>, StoreError> {
-    let sql = "SELECT id, username, email_key, password_hash IS NOT NULL, CAST(token_generation AS bigint), revoked_at
-        FROM users WHERE id = $1";
+    let sql = "SELECT id, username, email_key, password_hash IS NOT NULL, CAST(token_generation AS bigint), revoked_at,
+        blocked_at IS NOT NULL FROM users WHERE id = $1";
     Ok(db.optional::<AccountRow>(sql, &[Arg::Int(user.0)]).await?.map(account_from))
 }
 
 pub(crate) async fn by_identity(db: &mut DbConnection, identity: &Identity) -> Result<Option<Account>, StoreError> {
     let sql = "SELECT u.id, u.username, u.email_key, u.password_hash IS NOT NULL,
-            CAST(u.token_generation AS bigint), u.revoked_at
+            CAST(u.token_generation AS bigint), u.revoked_at, u.blocked_at IS NOT NULL
         FROM identities i JOIN users u ON u.id = i.user_id WHERE i.subject = $1 AND i.issuer = $2";
     let args = [Arg::Text(&identity.subject), Arg::Text(&identity.issuer)];
     Ok(db.optional::<AccountRow>(sql, &args).await?.map(account_from))
@@ -185,20 +188,20 @@ pub(crate) async fn login(
 ) -> Result<Option<(Account, Option<String>)>, StoreError> {
     let (sql, key) = match login {
         Login::UsernameKey(key) => (
-            "SELECT id, username, email_key, CAST(token_generation AS bigint), revoked_at, password_hash
-                FROM users WHERE username_key = $1",
+            "SELECT id, username, email_key, CAST(token_generation AS bigint), revoked_at, blocked_at IS NOT NULL,
+                password_hash FROM users WHERE username_key = $1",
             key,
         ),
         Login::EmailKey(key) => (
-            "SELECT id, username, email_key, CAST(token_generation AS bigint), revoked_at, password_hash
-                FROM users WHERE email_key = $1",
+            "SELECT id, username, email_key, CAST(token_generation AS bigint), revoked_at, blocked_at IS NOT NULL,
+                password_hash FROM users WHERE email_key = $1",
             key,
         ),
     };
-    type LoginRow = (i64, String, Option<String>, i64, Option<i64>, Option<String>);
+    type LoginRow = (i64, String, Option<String>, i64, Option<i64>, bool, Option<String>);
     let found = db.optional::<LoginRow>(sql, &[Arg::Text(key)]).await?;
-    Ok(found.map(|(id, username, email, token_generation, revoked_at, hash)| {
-        (account_from((id, username, email, hash.is_some(), token_generation, revoked_at)), hash)
+    Ok(found.map(|(id, username, email, token_generation, revoked_at, is_blocked, hash)| {
+        (account_from((id, username, email, hash.is_some(), token_generation, revoked_at, is_blocked)), hash)
     }))
 }
 
@@ -224,7 +227,7 @@ pub(crate) async fn set_password(
                 "UPDATE users SET password_hash = $2, ",
                 revoke_sql!($database),
                 " WHERE id = $1 AND (CAST($3 AS text) IS NULL OR password_hash = $3)
-                RETURNING id, CAST(token_generation AS bigint), revoked_at"
+                RETURNING id, CAST(token_generation AS bigint), revoked_at, blocked_at IS NOT NULL"
             )
         };
     }
@@ -250,7 +253,7 @@ pub(crate) async fn revoke_tokens(db: &mut DbConnection, user: UserId) -> Result
             concat!(
                 "UPDATE users SET ",
                 revoke_sql!($database),
-                " WHERE id = $1 RETURNING id, CAST(token_generation AS bigint), revoked_at"
+                " WHERE id = $1 RETURNING id, CAST(token_generation AS bigint), revoked_at, blocked_at IS NOT NULL"
             )
         };
     }
@@ -258,9 +261,31 @@ pub(crate) async fn revoke_tokens(db: &mut DbConnection, user: UserId) -> Result
     Ok(db.optional(sql, &[Arg::Int(user.0)]).await?.map(revocation_from))
 }
 
+/// Blocks a user or unblocks one, and revokes the tokens, unless that is done. Returns the account as it is then.
+pub(crate) async fn set_blocked(
+    db: &mut DbConnection,
+    user: UserId,
+    is_blocked: bool,
+) -> Result<Option<Account>, StoreError> {
+    macro_rules! sql {
+        ($database:ident) => {
+            concat!(
+                "UPDATE users SET blocked_at = CASE $2 WHEN 1 THEN ",
+                now_sql!($database),
+                " END, ",
+                revoke_sql!($database),
+                " WHERE id = $1 AND CASE WHEN blocked_at IS NULL THEN 0 ELSE 1 END <> $2"
+            )
+        };
+    }
+    let sql = if db.is_postgres() { sql!(postgres) } else { sql!(sqlite) };
+    db.execute(sql, &[Arg::Int(user.0), Arg::Int(is_blocked.into())]).await?;
+    by_id(db, user).await
+}
+
 pub(crate) async fn revoked_since(db: &mut DbConnection, since: u64) -> Result<Vec<Revocation>, StoreError> {
-    let sql = "SELECT id, CAST(token_generation AS bigint), revoked_at FROM users
-        WHERE revoked_at IS NOT NULL AND revoked_at >= $1 ORDER BY revoked_at, id";
+    let sql = "SELECT id, CAST(token_generation AS bigint), revoked_at, blocked_at IS NOT NULL FROM users
+        WHERE revoked_at IS NOT NULL AND revoked_at >= $1 OR blocked_at IS NOT NULL ORDER BY revoked_at, id";
     let since = i64::try_from(since).unwrap_or(i64::MAX);
     Ok(db.all(sql, &[Arg::Int(since)]).await?.into_iter().map(revocation_from).collect())
 }
@@ -273,7 +298,8 @@ pub(crate) async fn recent_revocations(
     macro_rules! sql {
         ($database:ident, $least:literal) => {
             concat!(
-                "SELECT n.now, u.id, CAST(u.token_generation AS bigint), u.revoked_at FROM (SELECT ",
+                "SELECT n.now, u.id, CAST(u.token_generation AS bigint), u.revoked_at, u.blocked_at IS NOT NULL
+                FROM (SELECT ",
                 now_sql!($database),
                 " AS now) n LEFT JOIN users u ON u.revoked_at IS NOT NULL AND u.revoked_at >= ",
                 $least,
@@ -285,11 +311,12 @@ pub(crate) async fn recent_revocations(
     let arg = |ms| Arg::Int(i64::try_from(ms).unwrap_or(i64::MAX));
     let asked_ms = boottime_ms();
     let rows =
-        db.all::<(i64, Option<i64>, Option<i64>, Option<i64>)>(sql, &[arg(known_until), arg(overlap_ms)]).await?;
+        db.all::<(i64, Option<i64>, Option<i64>, Option<i64>, bool)>(sql, &[arg(known_until), arg(overlap_ms)]).await?;
     let answered_ms = boottime_ms();
     let Some((now, ..)) = rows.first() else { return Err(wrong_row_count(0, 1)) };
     let reading = Reading { asked_ms, answered_ms, unix_ms: now.unsigned_abs() };
-    let revocation = |(_, user, generation, at)| Some(revocation_from((user?, generation?, at?)));
+    let revocation =
+        |(_, user, generation, at, is_blocked)| Some(revocation_from((user?, generation?, at?, is_blocked)));
     Ok((reading, rows.into_iter().filter_map(revocation).collect()))
 }
 
@@ -305,6 +332,7 @@ pub(crate) async fn longest_token_lifetime_ms(db: &mut DbConnection, lifetime_ms
     Ok(lifetime_ms)
 }
 
-fn revocation_from((user, token_generation, at): (i64, i64, i64)) -> Revocation {
-    Revocation { user: UserId(user), generation: token_generation_from(token_generation), at: at.unsigned_abs() }
+fn revocation_from((user, token_generation, at, is_blocked): (i64, i64, i64, bool)) -> Revocation {
+    let (user, generation) = (UserId(user), token_generation_from(token_generation));
+    Revocation { user, generation, at: at.unsigned_abs(), is_blocked }
 }

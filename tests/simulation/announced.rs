@@ -218,7 +218,7 @@ fn what_is_announced_while_the_lease_has_expired_is_found_afterwards() {
 
 fn send_live(rig: &mut Rig) {
     let user = User { id: UserId(9), username: "user9".into() };
-    let entry = LiveEntry { user, time: 1, data: "1".into(), is_json: true };
+    let entry = LiveEntry { user: Some(user), time: 1, data: "1".into(), is_json: true };
     rig.shard.receive(rig.now(), Endpoint::Bus, Message::Live { channel: "x".into(), entry }, &mut rig.host);
 }
 

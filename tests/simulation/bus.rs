@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use uproar_core::message::Message;
+use uproar_core::survey::Survey;
 use uproar_core::{BusConfig, BusMetrics, BusNode, Endpoint, Placement, ShardConfig};
 
 const BEAT_INTERVAL_MS: u64 = 250;
@@ -43,6 +44,11 @@ impl NodeBus {
         let calls = vec![0; usize::from(config.shards)];
         let node = BusNode::new(config, now_ms * 1_000);
         NodeBus { node, metrics, opens_ms: now_ms, is_open: false, next_beat_ms: now_ms, calls }
+    }
+
+    /// Asks the other nodes.
+    pub fn survey(&mut self, now_ms: u64, timeout_ms: u64, survey: Survey) -> u64 {
+        self.node.survey(now_ms * 1_000, timeout_ms, survey)
     }
 
     /// The sessions end. What is under way to it is lost.
@@ -145,6 +151,9 @@ impl World {
             }
         }
         bus.node.take_notices();
+        for (number, findings) in bus.node.take_surveyed() {
+            self.on_others_surveyed(node, number, findings.as_ref());
+        }
         self.tally.missed += bus.metrics.missed.swap(0, Ordering::Relaxed);
         self.nodes[node].bus = Some(bus);
     }
@@ -158,7 +167,8 @@ impl World {
             for _ in 0..count {
                 let queue = self.queues.get_mut(&(node, from, Endpoint::Bus)).expect("a queue to the bus");
                 let Some(message) = queue.messages.pop_front() else { break };
-                bus.calls[usize::from(shard)] -= u64::from(matches!(message, Message::CreditReturned));
+                let is_answer = matches!(message, Message::CreditReturned | Message::Surveyed { .. });
+                bus.calls[usize::from(shard)] -= u64::from(is_answer);
                 bus.node.receive(from, message);
             }
         }

@@ -88,7 +88,7 @@ fn a_user_who_was_signed_out_meanwhile_is_sent_nothing_more() {
     rig.announce(0, 1);
     rig.now_ms += 20_000;
     rig.run_for(50);
-    let revocation = Revocation { user: UserId(2), generation: 2, at: rig.now().unix_ms };
+    let revocation = Revocation { user: UserId(2), generation: 2, at: rig.now().unix_ms, is_blocked: false };
     rig.shard.receive(rig.now(), Endpoint::Http, Message::Revoke(revocation), &mut rig.host);
     lease.renew(rig.now_ms);
     rig.run_for(50);

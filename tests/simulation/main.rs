@@ -10,7 +10,8 @@
 //!
 //! `shard.rs` tests a single shard with sequences that random steps do not find, `fairness.rs` with users who take too
 //! much, `epochs.rs` with a store whose history goes back, `members.rs` with removals that it is not told of,
-//! `announced.rs` with what other nodes announce, and `lease.rs` with a lease that expires.
+//! `guests.rs` with `live:` channels of rooms, `announced.rs` with what other nodes announce, `surveys.rs` with what
+//! backends ask for, and `lease.rs` with a lease that expires.
 //!
 //! `SEED=n cargo test --features mutations --test simulation -- replay --nocapture` replays one seed.
 //! `SEEDS=n` sets how many seeds `the_contract_holds` runs.
@@ -20,6 +21,7 @@ mod bus;
 mod client;
 mod epochs;
 mod fairness;
+mod guests;
 mod lease;
 mod members;
 mod peers;
@@ -27,6 +29,7 @@ mod random;
 mod sdk;
 mod shard;
 mod store;
+mod surveys;
 mod world;
 
 use uproar_core::mutation::{self, Mutation};
@@ -288,6 +291,11 @@ fn ignoring_a_missed_number_is_caught() {
         world.run_calmly().map(|()| world.tally())
     });
     mutation::activate(None);
+}
+
+#[test]
+fn answering_a_survey_for_one_shard_is_caught() {
+    is_caught(Mutation::SurveyAnsweredByOneShard);
 }
 
 #[test]

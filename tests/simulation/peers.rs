@@ -499,7 +499,7 @@ fn clients_that_are_disconnected_are_announced_as_gone() {
     for number in 0..10 {
         now_ms += 10;
         let data = number.to_string().into();
-        let entry = uproar_core::protocol::LiveEntry { user: user.clone(), time: 0, data, is_json: true };
+        let entry = uproar_core::protocol::LiveEntry { user: Some(user.clone()), time: 0, data, is_json: true };
         shard.receive(at(now_ms), Endpoint::Bus, Message::Live { channel: Arc::clone(&name), entry }, &mut host);
         shard.turn(at(now_ms), &mut host);
     }

@@ -4,6 +4,7 @@
 use crate::client::{Agent, Outbox, Stream};
 use crate::random::Random;
 use crate::store::{History, SimStore};
+use crate::surveys::DISCONNECTED;
 use crate::world::{Admissions, BAD_TEXT, ClientId, Frame, ROOMS, Removal, World};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -873,6 +874,7 @@ impl World {
                 self.tally.expired += 1;
             }
             3001 | 3010 | 3011 | 3012 => {}
+            DISCONNECTED if self.disconnected.contains(&sdk.user) => {}
             // It goes on publishing, and does not know that its membership was lost.
             3509 if self.has_lost_commits => {}
             // Its `connect` did not arrive before the handshake timeout.

@@ -198,6 +198,7 @@ impl Rig {
         let unix_ms = self.now().unix_ms;
         match request {
             StoreRequest::Admit { room, user } => StoreReply::Admitted(self.store.admit(unix_ms, &room, user)),
+            StoreRequest::AdmitMember { room, user } => self.store.admit_member(&room, user),
             StoreRequest::Head { room } => StoreReply::Head(self.store.head_of(room)),
             StoreRequest::Sweep { heads } => StoreReply::Swept(Arc::new(self.store.sweep(&heads))),
             StoreRequest::Page { room, request } => self.store.page(room, request, party),
@@ -206,6 +207,25 @@ impl Rig {
                 StoreReply::User(Some(Found { user: User { id, username }, revocation: None }))
             }
             StoreRequest::MarkRead { .. } | StoreRequest::Rooms { .. } => StoreReply::Failed,
+        }
+    }
+
+    /// Takes the requests that the store has not answered, and finds their answers.
+    pub(crate) fn take_answers(&mut self) -> Vec<Message> {
+        let reads = std::mem::take(&mut self.host.mesh).into_iter().map(|(_, message)| match message {
+            Message::Read { requester, asker, request } => (requester, asker, request),
+            other => panic!("{other:?}"),
+        });
+        let answers = reads.map(|(requester, asker, request)| {
+            let reply = self.answer(&asker.party, request);
+            Message::ReadReply { requester, reply }
+        });
+        answers.collect()
+    }
+
+    pub(crate) fn give_answers(&mut self, answers: Vec<Message>) {
+        for answer in answers {
+            self.shard.receive(self.now(), Endpoint::Reader, answer, &mut self.host);
         }
     }
 

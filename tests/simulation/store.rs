@@ -94,6 +94,15 @@ impl SimStore {
         }
     }
 
+    /// Admits a user who is a member of this room.
+    pub fn admit_member(&self, name: &str, user: UserId) -> StoreReply {
+        match self.now.store.admit_members(&[(name.to_owned(), user)]).pop().expect("one answer for each request") {
+            Ok(None) => StoreReply::NotMember,
+            Ok(Some(admission)) => StoreReply::Admitted(Ok(admission)),
+            Err(error) => StoreReply::Admitted(Err(error)),
+        }
+    }
+
     /// Makes a user a member of a room, as a call over HTTP does. None: nothing is published.
     pub fn join(&mut self, now: UnixMillis, room: usize, user: i64) -> Option<Publication> {
         self.now
@@ -101,6 +110,10 @@ impl SimStore {
             .join(now, &format!("room{room}"), UserId(user))
             .expect("the rooms are public and large")
             .publication
+    }
+
+    pub fn is_member(&self, room: usize, user: i64) -> bool {
+        self.now.store.read_markers(&[(self.room_id(room), UserId(user))])[0].is_some()
     }
 
     /// Removes a member from a room. None: the user is not a member.

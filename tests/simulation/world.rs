@@ -6,6 +6,7 @@ use crate::client::{Agent, Outbox, Received};
 use crate::random::Random;
 use crate::sdk::Sdk;
 use crate::store::{History, SimStore};
+use crate::surveys::{DISCONNECTED, SimSurvey};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -63,7 +64,7 @@ tally! {
     recovered, recovered_with_missed, unsubscribed, histories, refreshed, expired, pipelined, skipped, void_reactions,
     joins, http_joins, unanswered_joins, sweeps_of_others, expired_leases, kills, pauses, failovers, started_over,
     announced, missed, partitions, lost_sessions, revocations, signed_out, served_shortly,
-    lossy_failovers,
+    lossy_failovers, surveys, unheard_surveys, backend_closed,
 }
 
 /// A lane's batch in flight, and how it will end.
@@ -99,12 +100,14 @@ pub struct Node {
     /// When it learns that another database has taken over.
     starts_over_ms: Option<u64>,
     /// What HTTP is to tell shards, in order.
-    notices: VecDeque<(u16, Message)>,
+    pub notices: VecDeque<(u16, Message)>,
     /// Connections that ended while it was paused.
     ended: Vec<(usize, Slot)>,
     /// Appends by HTTP without an answer yet, by the number of the call.
     http: BTreeMap<Slot, Append>,
     http_credits: usize,
+    /// Surveys that are not over.
+    pub surveys: Vec<SimSurvey>,
 }
 
 /// A request to the store that is answered at `ready_ms`.
@@ -143,6 +146,13 @@ pub struct Socket {
     is_slow: bool,
     is_cut: bool,
     is_used: bool,
+}
+
+impl Socket {
+    /// Whether it is this connection of a client.
+    pub fn is_of(&self, client: ClientId, attempt: u64) -> bool {
+        self.client == Some((client, attempt))
+    }
 }
 
 #[derive(Default)]
@@ -251,6 +261,9 @@ pub struct World {
     pub agents: Vec<Agent>,
     pub sdks: Vec<Sdk>,
     http_calls: u32,
+    pub surveys_begun: u64,
+    /// Users whose connections a backend has had closed.
+    pub disconnected: BTreeSet<i64>,
     /// How many times a node has started.
     runs: u64,
     /// The store does not answer before this time.
@@ -449,6 +462,7 @@ impl World {
                     ended: Vec::new(),
                     http: BTreeMap::new(),
                     http_credits,
+                    surveys: Vec::new(),
                 }
             })
             .collect();
@@ -471,6 +485,8 @@ impl World {
             store,
             agents,
             http_calls: 0,
+            surveys_begun: 0,
+            disconnected: BTreeSet::new(),
             store_down_until_ms: 0,
             removals: Vec::new(),
             revocations: Vec::new(),
@@ -765,7 +781,7 @@ impl World {
                 return Err(format!("shard {id}: a connection has {widest} bytes waiting, more than {bound}"));
             }
         }
-        Ok(())
+        (0..self.nodes.len()).try_for_each(|node| self.check_surveys(node))
     }
 
     // ── time ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -942,6 +958,7 @@ impl World {
             ended: Vec::new(),
             http: BTreeMap::new(),
             http_credits,
+            surveys: Vec::new(),
         };
         for (id, shard) in shards_of(&node.config).enumerate() {
             self.shards[first + id] = shard;
@@ -1021,7 +1038,7 @@ impl World {
     fn revoke(&mut self, node: usize, user: i64) {
         self.tally.revocations += 1;
         let generation = self.token_generation(user) + 1;
-        let revocation = Revocation { user: UserId(user), generation, at: self.now.unix_ms };
+        let revocation = Revocation { user: UserId(user), generation, at: self.now.unix_ms, is_blocked: false };
         self.revocations.push((revocation, self.now.ms));
         self.tell_shards(node, revocation);
     }
@@ -1050,6 +1067,28 @@ impl World {
             }
             None => Ok(()),
         }
+    }
+
+    /// The open connections of a user on all nodes.
+    pub fn open_connections_of(&self, user: i64) -> Vec<(ClientId, usize, Slot, u64)> {
+        let is_of = |client| match client {
+            ClientId::Plain(index) => self.agents[index].user == user,
+            ClientId::Sdk(index) => self.sdks[index].user == user,
+        };
+        let sockets = self.sockets.iter().enumerate().flat_map(|(id, sockets)| {
+            sockets.iter().enumerate().map(move |(slot, socket)| (id, Slot(slot as u32), socket.client))
+        });
+        let used = sockets.filter_map(|(id, slot, client)| client.map(|(client, attempt)| (client, id, slot, attempt)));
+        used.filter(|(client, id, slot, _)| is_of(*client) && self.is_open(*id, *slot)).collect()
+    }
+
+    pub fn is_open(&self, id: usize, slot: Slot) -> bool {
+        self.shards[id].is_open(slot)
+    }
+
+    /// Until when the node of a shard was paused.
+    pub fn paused_until_ms(&self, id: usize) -> u64 {
+        self.nodes[self.node_of(id)].paused_until_ms
     }
 
     /// The same as [`Now::ms`], for a time that the database has given.
@@ -1418,6 +1457,7 @@ impl World {
                         }
                         StoreReply::Admitted(admission)
                     }
+                    StoreRequest::AdmitMember { .. } => panic!("nobody subscribes to a channel of a room"),
                     StoreRequest::User { .. } => panic!("the simulator's tokens carry user ids"),
                     StoreRequest::MarkRead { .. } | StoreRequest::Rooms { .. } => {
                         panic!("no client of the simulator sends this")
@@ -1460,7 +1500,7 @@ impl World {
                 .queues
                 .get_mut(&(node, Endpoint::Shard(shard), Endpoint::Http))
                 .expect("a queue from each shard to HTTP");
-            while let Some(message) = queue.messages.pop_front() {
+            for message in std::mem::take(&mut queue.messages) {
                 match message {
                     Message::Appended { caller, result, is_last, .. } => {
                         self.nodes[node].http_credits += usize::from(is_last);
@@ -1472,6 +1512,10 @@ impl World {
                         }
                     }
                     Message::CreditReturned => self.nodes[node].http_credits += 1,
+                    Message::Surveyed { number, .. } => {
+                        self.nodes[node].http_credits += 1;
+                        self.on_surveyed(node, shard, number);
+                    }
                     other => panic!("HTTP received {other:?}"),
                 }
             }
@@ -1504,6 +1548,10 @@ impl World {
             return;
         }
         let room = self.random.index(ROOMS - 1);
+        if self.nodes.len() > 1 && self.has_faults() && self.random.one_in(12) {
+            self.begin_survey(node, user, room);
+            return;
+        }
         let room_id = self.store.room_id(room);
         let home = self.home_of_room(node, room_id);
         let message = if self.random.one_in(4) {
@@ -1873,6 +1921,7 @@ impl World {
                     // After a failover, tokens of the old history are not valid any more.
                     3005 if self.tally.failovers > 0 => {}
                     1001 | 3010 | 3011 | 3012 | 3503 => {}
+                    DISCONNECTED if self.disconnected.contains(&self.agents[index].user) => {}
                     other => {
                         return Err(format!(
                             "the connection of user {} was closed with {other}",
@@ -2044,7 +2093,9 @@ impl World {
 
 /// How a node stands with the others before it has heard anything.
 fn bus_state(nodes: usize) -> Arc<BusState> {
-    Arc::new(BusState::new(if nodes > 1 { Bus::Disconnected } else { Bus::Alone }, 7_000))
+    let state = BusState::new(if nodes > 1 { Bus::Disconnected } else { Bus::Alone }, 7_000);
+    state.set_version(2);
+    Arc::new(state)
 }
 
 /// The shards of a node.

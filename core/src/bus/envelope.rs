@@ -4,6 +4,7 @@
 //! way or because a queue was full, leaves a gap in the numbers. Kinds of a newer release are counted, and make
 //! this node read the heads.
 
+use super::survey_wire::{WireFindings, WireSurvey};
 use crate::bus::{Announcement, NodePresence, PresenceNews};
 use crate::message::Channel;
 use crate::protocol::LiveEntry;
@@ -14,6 +15,8 @@ use serde_json::Value;
 use std::collections::VecDeque;
 use uproar_model::{DatabaseGeneration, Kind, Marker, Publication, RoomId, User, UserEvent, UserId};
 
+/// Stands for no user in a `live:` message. Nodes of an older release take it for a user without a name.
+const NOBODY: i64 = 0;
 /// Announcements that may wait to be sent. More are dropped.
 const WAITING_LIMIT: usize = 4_096;
 
@@ -149,12 +152,21 @@ enum Item {
     /// Typing: channel, user, username.
     #[serde(rename = "t")]
     Typing(WireChannel, i64, String),
+    /// An event that a backend sends: user, data.
+    #[serde(rename = "u")]
+    Event(i64, String),
+    /// A survey: number, attempt, what is asked.
+    #[serde(rename = "s")]
+    Survey(u64, u32, WireSurvey),
+    /// A part of an answer: the session that asked, number, attempt, part, parts, findings.
+    #[serde(rename = "f")]
+    Findings(String, u64, u32, u32, u32, WireFindings),
 }
 
 /// A room's id, or the name of a `live:` channel.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
-enum WireChannel {
+pub(super) enum WireChannel {
     Room(i64),
     Live(String),
 }
@@ -165,17 +177,17 @@ struct WireHome(u16, u64);
 
 /// User, username, and the id of the client.
 #[derive(Serialize, Deserialize)]
-struct WireClient(i64, String, String);
+pub(super) struct WireClient(i64, String, String);
 
 impl WireChannel {
-    fn of(channel: &Channel) -> WireChannel {
+    pub fn of(channel: &Channel) -> WireChannel {
         match channel {
             Channel::Room(room) => WireChannel::Room(room.0),
             Channel::Live(name) => WireChannel::Live(name.to_string()),
         }
     }
 
-    fn channel(self) -> Channel {
+    pub fn channel(self) -> Channel {
         match self {
             WireChannel::Room(room) => Channel::Room(RoomId(room)),
             WireChannel::Live(name) => Channel::Live(name.into()),
@@ -184,12 +196,12 @@ impl WireChannel {
 }
 
 impl WireClient {
-    fn all_of(clients: &[ClientInfo]) -> Vec<WireClient> {
+    pub fn all_of(clients: &[ClientInfo]) -> Vec<WireClient> {
         let one = |c: &ClientInfo| WireClient(c.user.id.0, c.user.username.to_string(), c.client.clone());
         clients.iter().map(one).collect()
     }
 
-    fn clients(all: Vec<WireClient>) -> Vec<ClientInfo> {
+    pub fn clients(all: Vec<WireClient>) -> Vec<ClientInfo> {
         let one = |WireClient(id, username, client)| {
             let user = User { id: UserId(id), username: username.into() };
             ClientInfo { user, client }
@@ -217,8 +229,8 @@ impl Item {
             Announcement::Head { room } => Item::Head(room.0),
             Announcement::Live { channel, entry } => Item::Live(
                 channel.to_string(),
-                entry.user.id.0,
-                entry.user.username.to_string(),
+                entry.user.as_ref().map_or(NOBODY, |user| user.id.0),
+                entry.user.as_ref().map_or_else(String::new, |user| user.username.to_string()),
                 entry.time,
                 entry.data.to_string(),
                 entry.is_json,
@@ -229,6 +241,7 @@ impl Item {
                 }
                 UserEvent::Joined { room } => Item::Joined(user.0, room.to_string()),
                 UserEvent::Left { room } => Item::Left(user.0, room.to_string()),
+                UserEvent::Data { data } => Item::Event(user.0, data.to_string()),
             },
             Announcement::Presence(presence) => {
                 let NodePresence { channel, shard, home, version, news } = &**presence;
@@ -251,6 +264,10 @@ impl Item {
             Announcement::AskPresence { session } => Item::Ask(session.to_string()),
             Announcement::Typing { channel, user } => {
                 Item::Typing(WireChannel::of(channel), user.id.0, user.username.to_string())
+            }
+            Announcement::Survey { number, attempt, survey } => Item::Survey(*number, *attempt, WireSurvey::of(survey)),
+            Announcement::Findings { to, number, attempt, part, parts, findings } => {
+                Item::Findings(to.to_string(), *number, *attempt, *part, *parts, WireFindings::of(findings))
             }
         }
     }
@@ -279,12 +296,20 @@ impl Item {
                 user_event(user, UserEvent::Read { room, id, marker })
             }
             Item::Live(channel, user, username, time, data, is_json) => {
-                let user = User { id: UserId(user), username: username.into() };
+                let user = (user != NOBODY).then(|| User { id: UserId(user), username: username.into() });
                 let entry = LiveEntry { user, time, data: data.into(), is_json };
                 Some(Announcement::Live { channel: channel.into(), entry })
             }
             Item::Joined(user, room) => user_event(user, UserEvent::Joined { room: room.into() }),
             Item::Left(user, room) => user_event(user, UserEvent::Left { room: room.into() }),
+            Item::Event(user, data) => user_event(user, UserEvent::Data { data: data.into() }),
+            Item::Survey(number, attempt, survey) => {
+                Some(Announcement::Survey { number, attempt, survey: survey.survey()? })
+            }
+            Item::Findings(to, number, attempt, part, parts, findings) => {
+                let findings = Box::new(findings.findings());
+                Some(Announcement::Findings { to: to.into(), number, attempt, part, parts, findings })
+            }
             Item::Clients(channel, home, version, clients, part, parts, is_new) => {
                 let clients = WireClient::clients(clients);
                 presence(channel, home, version, PresenceNews::All { clients, part, parts, is_new })
@@ -471,6 +496,7 @@ impl Outgoing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::survey::{Expiry, Findings, Pattern, Survey};
 
     fn stored(offset: u64, text: &str) -> Announcement {
         let publication = Publication {
@@ -493,7 +519,7 @@ mod tests {
     }
 
     fn live(data: &str) -> Announcement {
-        let entry = LiveEntry { user: user(), time: 1_700, data: data.into(), is_json: true };
+        let entry = LiveEntry { user: Some(user()), time: 1_700, data: data.into(), is_json: true };
         Announcement::Live { channel: "cursors".into(), entry }
     }
 
@@ -508,6 +534,34 @@ mod tests {
     fn presence(news: PresenceNews) -> Announcement {
         let channel = Channel::Live("cursors".into());
         Announcement::Presence(Box::new(NodePresence { channel, shard: 1, home: 3, version: 9, news }))
+    }
+
+    /// One of each kind, and an answer.
+    fn surveys() -> Vec<Announcement> {
+        let (user, client) = (UserId(5), Some("a-1".into()));
+        let surveys = [
+            Survey::Presence { channel: Channel::Room(RoomId(7)) },
+            Survey::PresenceStats { channel: Channel::Live("cursors".into()) },
+            Survey::Channels { pattern: Some(Pattern::new("room:*").unwrap()) },
+            Survey::Channels { pattern: None },
+            Survey::Unsubscribe { user, channel: "room:lobby".into(), client },
+            Survey::Disconnect { user, client: None, spared: vec!["a-1".into()], code: 4001, reason: "go".into() },
+            Survey::Refresh { user, client: None, expiry: Expiry::Now },
+            Survey::Refresh { user, client: None, expiry: Expiry::At(1_700) },
+            Survey::Refresh { user, client: None, expiry: Expiry::Never },
+        ];
+        let survey = |(number, survey)| Announcement::Survey { number, attempt: 2, survey };
+        let findings = Findings {
+            clients: clients(),
+            client_count: 9,
+            users: [UserId(5), UserId(6)].into(),
+            other_users: 8,
+            channels: [("room:lobby".into(), 3)].into(),
+            has_more: true,
+        };
+        let findings = Box::new(findings);
+        let findings = Announcement::Findings { to: "t".into(), number: 3, attempt: 2, part: 0, parts: 4, findings };
+        (0..).zip(surveys).map(survey).chain([findings]).collect()
     }
 
     fn counts(live: u64, others: u64) -> Counts {
@@ -529,7 +583,7 @@ mod tests {
     fn announcements_survive_the_bus() {
         let room: std::sync::Arc<str> = "lobby".into();
         let marker = Marker { offset: 4, number: 3 };
-        let all = vec![
+        let mut all = vec![
             stored(1, "grüß \u{1f600} \"dich\"\n"),
             Announcement::Head { room: RoomId(8) },
             Announcement::User {
@@ -545,15 +599,18 @@ mod tests {
             Announcement::PresenceTold { shard: 1, after: 9, to: vec!["t".into()] },
             Announcement::AskPresence { session: "t".into() },
             Announcement::Typing { channel: Channel::Room(RoomId(7)), user: user() },
+            Announcement::User { user: UserId(5), event: UserEvent::Data { data: "{\"n\":1}".into() } },
         ];
+        all.extend(surveys());
         let mut outgoing = outgoing();
         assert!(all.iter().all(|announcement| outgoing.push(announcement.clone())));
         let [message] = &outgoing.take(9)[..] else { panic!("not one message") };
         let envelope = decode(message);
-        assert_eq!(envelope.after(), counts(1, 11));
+        let after = counts(1, all.len() as u64 - 1);
+        assert_eq!(envelope.after(), after);
         assert_eq!((envelope.before, envelope.unknown, envelope.announcements), (counts(0, 0), 0, all));
         let beat = decode(&outgoing.beat(3));
-        assert_eq!((beat.before, beat.beat, beat.is_last, &*beat.session), (counts(1, 11), Some(3), false, "s"));
+        assert_eq!((beat.before, beat.beat, beat.is_last, &*beat.session), (after, Some(3), false, "s"));
         assert!(decode(&outgoing.last()).is_last);
     }
 

@@ -188,6 +188,11 @@ impl Hearing {
         self.peers.contains_key(session)
     }
 
+    /// The sessions of the other nodes.
+    pub fn sessions(&self) -> impl Iterator<Item = String> {
+        self.peers.keys().cloned()
+    }
+
     /// How many other nodes are heard.
     pub fn peers(&self) -> u64 {
         self.peers.len() as u64
@@ -366,7 +371,7 @@ mod tests {
         let (mut hearing, now_ms) = settled();
         let live = |before, count| {
             let user = User { id: UserId(5), username: "Ann".into() };
-            let entry = LiveEntry { user, time: 0, data: "x".into(), is_json: true };
+            let entry = LiveEntry { user: Some(user), time: 0, data: "x".into(), is_json: true };
             let announcements = vec![Announcement::Live { channel: "x".into(), entry }; count];
             Envelope { before: Counts { live: before, others: 0 }, announcements, ..envelope("a", 0, 0) }
         };

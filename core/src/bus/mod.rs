@@ -7,19 +7,23 @@
 //! | `envelope.rs` | what is sent, and how it is numbered |
 //! | `hearing.rs` | who is heard, and what was missed |
 //! | `presence.rs` | what nodes say about who is in a channel |
+//! | `surveys.rs`, `survey_wire.rs` | what nodes ask each other, and how it is sent |
 
 mod envelope;
 mod hearing;
 mod node;
 mod presence;
+mod survey_wire;
+mod surveys;
 
 pub use node::{BusConfig, BusNode, Notice};
 pub use presence::{NodePresence, PresenceNews};
 
 use crate::message::Channel;
-use crate::protocol::LiveEntry;
+use crate::protocol::{self, LiveEntry, ProtocolError};
+use crate::survey::{Findings, Survey};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering};
 use uproar_model::{DatabaseGeneration, Publication, RoomId, User, UserEvent, UserId};
 
 /// How a node stands with the others. One handle is shared by all shards of a node. When the bus begins or ceases to
@@ -37,6 +41,8 @@ pub struct BusState {
     dropped: AtomicU64,
     /// The longest `live:` message between nodes, in bytes, as a JSON string.
     live_limit_bytes: usize,
+    /// The announcements that all nodes understand.
+    version: AtomicI32,
 }
 
 /// Counters, for metrics and readiness.
@@ -84,12 +90,29 @@ pub enum Announcement {
     AskPresence { session: Arc<str> },
     /// A subscriber of a channel types.
     Typing { channel: Channel, user: User },
+    /// All other nodes are to answer.
+    Survey { number: u64, attempt: u32, survey: Survey },
+    /// A part of this node's answer to the survey with this number of the node with the session `to`.
+    Findings { to: Arc<str>, number: u64, attempt: u32, part: u32, parts: u32, findings: Box<Findings> },
 }
+
+/// The version of announcements (`Store::bus_version`) that has brought surveys and the events of backends.
+pub(crate) const SURVEY_VERSION: i32 = 2;
 
 impl Announcement {
     /// Whether nothing but this announcement tells what it says.
     pub fn is_live(&self) -> bool {
         matches!(self, Announcement::Live { .. })
+    }
+
+    /// The version of announcements that has brought it.
+    fn version(&self) -> i32 {
+        match self {
+            Announcement::Survey { .. }
+            | Announcement::Findings { .. }
+            | Announcement::User { event: UserEvent::Data { .. }, .. } => SURVEY_VERSION,
+            _ => 1,
+        }
     }
 }
 
@@ -109,12 +132,35 @@ pub enum Bus {
 impl BusState {
     /// `live_limit_bytes`: the longest `live:` message that the bus can carry, in bytes, as a JSON string.
     pub fn new(bus: Bus, live_limit_bytes: usize) -> BusState {
-        BusState { bus: AtomicU8::new(bus as u8), live_limit_bytes, ..BusState::default() }
+        BusState { bus: AtomicU8::new(bus as u8), live_limit_bytes, version: AtomicI32::new(1), ..BusState::default() }
     }
 
-    /// How long a `live:` message may be, in bytes, as a JSON string, if there may be other nodes.
-    pub(crate) fn live_limit_bytes(&self) -> Option<usize> {
-        (self.get() != Bus::Alone).then_some(self.live_limit_bytes)
+    /// Checks the length of a `live:` message, or of a backend's event, if there may be other nodes.
+    pub fn check_length(&self, data: &str) -> Result<(), ProtocolError> {
+        let limit = self.live_limit_bytes;
+        let length = || serde_json::to_string(data).map_or(0, |json| json.len());
+        if self.get() == Bus::Alone || length() <= limit {
+            return Ok(());
+        }
+        let text = format!(
+            "a message for a live: channel may have at most {limit} bytes as a JSON string, because it goes to other \
+             nodes"
+        );
+        Err(ProtocolError::new(protocol::LIMIT_EXCEEDED, text))
+    }
+
+    /// The version of announcements that all nodes understand (`Store::bus_version`).
+    pub fn set_version(&self, version: i32) {
+        self.version.store(version, Ordering::Relaxed);
+    }
+
+    pub(crate) fn version(&self) -> i32 {
+        self.version.load(Ordering::Relaxed)
+    }
+
+    /// Whether all other nodes understand this.
+    pub(crate) fn may_announce(&self, announcement: &Announcement) -> bool {
+        announcement.version() <= self.version().max(1)
     }
 
     pub fn set(&self, bus: Bus) {

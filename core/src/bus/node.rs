@@ -2,10 +2,12 @@
 
 use super::envelope::{Counts, Foreign, Heard, Loss, Outgoing};
 use super::hearing::{Hearing, Repeated};
-use super::{Announcement, Bus, BusMetrics, BusState};
+use super::surveys::Surveys;
+use super::{Announcement, Bus, BusMetrics, BusState, SURVEY_VERSION};
 use crate::message::{Channel, Endpoint, Ephemeral, Message};
 use crate::messenger::Placement;
 use crate::mutation::{self, Mutation};
+use crate::survey::{Findings, Survey};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -80,6 +82,9 @@ pub struct BusNode {
     has_ignored: bool,
     /// There were other nodes, and there are none now.
     has_lost_peers: bool,
+    /// How many other nodes the database knows to be alive.
+    registered: u64,
+    surveys: Surveys,
     /// Messages for shards that the driver has not taken yet.
     calls: Vec<(u16, Message)>,
     notices: Vec<Notice>,
@@ -107,6 +112,8 @@ impl BusNode {
             opened_micros: now_micros,
             has_ignored: false,
             has_lost_peers: false,
+            registered: 0,
+            surveys: Surveys::default(),
             calls: Vec::new(),
             notices: Vec::new(),
         }
@@ -118,14 +125,43 @@ impl BusNode {
     pub fn receive(&mut self, from: Endpoint, message: Message) {
         match (from, message) {
             (Endpoint::Shard(shard), Message::CreditReturned) => self.credits[usize::from(shard)] += 1,
-            (_, Message::Announce(announcement)) => {
-                self.metrics.announced.fetch_add(1, Ordering::Relaxed);
-                let is_dropped = !self.outgoing.push(announcement);
-                self.state.set_busy(self.outgoing.is_busy());
-                self.metrics.dropped.fetch_add(u64::from(is_dropped), Ordering::Relaxed);
+            (Endpoint::Shard(shard), Message::Surveyed { number, findings }) => {
+                self.credits[usize::from(shard)] += 1;
+                let answer = self.surveys.on_findings(number, shard, *findings);
+                self.announce_all(answer);
             }
+            (_, Message::Announce(announcement)) => self.announce(announcement),
             (from, other) => debug_assert!(false, "{from:?} sent the bus {other:?}"),
         }
+    }
+
+    fn announce(&mut self, announcement: Announcement) {
+        self.metrics.announced.fetch_add(1, Ordering::Relaxed);
+        let is_dropped = !self.outgoing.push(announcement);
+        self.state.set_busy(self.outgoing.is_busy());
+        self.metrics.dropped.fetch_add(u64::from(is_dropped), Ordering::Relaxed);
+    }
+
+    fn announce_all(&mut self, announcements: impl IntoIterator<Item = Announcement>) {
+        announcements.into_iter().for_each(|announcement| self.announce(announcement));
+    }
+
+    /// Asks all other nodes, which have this long to answer. Returns the number under which `take_surveyed` tells the
+    /// outcome.
+    pub fn survey(&mut self, now_micros: u64, timeout_ms: u64, survey: Survey) -> u64 {
+        let all_understand = self.state.version() >= SURVEY_VERSION;
+        let nodes = self.hearing.sessions().filter(|_| all_understand);
+        let is_settled = self.metrics.is_settled.load(Ordering::Relaxed);
+        let has_others = self.hearing.peers() > 0 || self.registered > 0;
+        let is_incomplete = !is_settled || has_others && !all_understand || self.registered > self.hearing.peers();
+        let (number, announcement) = self.surveys.begin(millis(now_micros), timeout_ms, survey, nodes, is_incomplete);
+        self.announce_all(announcement);
+        number
+    }
+
+    /// Takes the surveys that are over, with what the other nodes found. `None`: not all of them have answered.
+    pub fn take_surveyed(&mut self) -> Vec<(u64, Option<Findings>)> {
+        self.surveys.take_done()
     }
 
     /// Counts what the shards could not announce. To be called before their messages are received.
@@ -215,7 +251,10 @@ impl BusNode {
             if is_presence && (is_late || !self.hearing.knows(&session)) {
                 continue;
             }
-            self.deliver(&session, announcement);
+            self.deliver(now_ms, &session, announcement);
+        }
+        if envelope.is_last {
+            self.surveys.on_gone(&session);
         }
         self.forget_gone();
         self.must_sweep_if_due(now_ms);
@@ -273,7 +312,7 @@ impl BusNode {
     }
 
     /// Passes on what another node has announced. Where there is no credit, the heads are read instead.
-    fn deliver(&mut self, session: &Arc<str>, announcement: Announcement) {
+    fn deliver(&mut self, now_ms: u64, session: &Arc<str>, announcement: Announcement) {
         match announcement {
             Announcement::Stored { room, generation, publication } => {
                 let home = self.placement.home_of(&Channel::Room(room));
@@ -294,6 +333,16 @@ impl BusNode {
                 }
                 for shard in 0..self.credits.len() {
                     self.call(shard as u16, Message::NotifyUser { user, event: event.clone() });
+                }
+            }
+            Announcement::Survey { number, attempt, survey } => {
+                let shards = self.credits.len() as u16;
+                let answer = self.surveys.on_survey(now_ms, session, (number, attempt), survey, shards);
+                self.announce_all(answer);
+            }
+            Announcement::Findings { to, number, attempt, part, parts, findings } => {
+                if *to == *self.outgoing.session {
+                    self.surveys.on_answer(session, number, attempt, (part, parts), *findings);
                 }
             }
             Announcement::Typing { channel, user } => {
@@ -366,6 +415,11 @@ impl BusNode {
             {
                 self.must_tell[shard].pop();
             }
+            while let Some((number, survey)) = self.surveys.next_for(shard as u16)
+                && self.call(shard as u16, Message::Survey { number, survey })
+            {
+                self.surveys.was_asked(number, shard as u16);
+            }
             if self.must_sweep[shard] {
                 self.must_sweep[shard] = !self.call(shard as u16, Message::SweepNow);
             }
@@ -388,8 +442,11 @@ impl BusNode {
     pub fn tick(&mut self, now_micros: u64, registered: u64) -> bool {
         let now_ms = millis(now_micros);
         self.is_beat_due = true;
+        self.registered = registered;
         self.must_sweep_if_due(now_ms);
         self.forget_gone();
+        let again = self.surveys.tick(now_ms);
+        self.announce_all(again);
         if self.state.has_presence() {
             for session in self.hearing.take_unasked(now_ms) {
                 self.outgoing.push(Announcement::AskPresence { session: session.into() });

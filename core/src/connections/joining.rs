@@ -12,6 +12,9 @@ pub(crate) struct Joining {
     pub name: Arc<str>,
     pub since: Option<Since>,
     pub admission: Option<Admission>,
+    /// The client is a guest of the room to which the `live:` channel belongs, so that it learns when the user is
+    /// removed from it.
+    pub is_guest: bool,
     /// The room's head as its home read it, if `since` was above this shard's position.
     pub head: Option<(Epoch, Offset)>,
     /// The serial of the question under way.
@@ -29,20 +32,36 @@ pub(crate) struct Since {
 
 impl Joining {
     pub fn new(name: Arc<str>, since: Option<Since>) -> Joining {
-        Joining { name, since, admission: None, head: None, serial: Serial(0), interest: None }
+        Joining { name, since, admission: None, is_guest: false, head: None, serial: Serial(0), interest: None }
     }
 
-    /// The room's key; `None` for a `live:` channel.
+    /// The key of the room whose members may join; `None` for a `live:` channel that is open to everybody.
     pub fn room_key(&self) -> Option<&str> {
-        self.name.strip_prefix("room:")
+        self.name.strip_prefix("room:").or_else(|| room_of_live(self.live_name()?))
     }
 
-    /// The channel, once it is known.
-    pub fn channel(&self) -> Option<Channel> {
-        match (&self.admission, self.name.strip_prefix("live:")) {
-            (_, Some(name)) => Some(Channel::Live(name.into())),
-            (Some(admission), None) => Some(Channel::Room(admission.room)),
-            (None, None) => None,
+    /// The name of a `live:` channel, without the prefix.
+    pub fn live_name(&self) -> Option<&str> {
+        self.name.strip_prefix("live:")
+    }
+
+    /// The channel whose feed the client waits for, once it is known, and its name: first the room of a `live:` channel
+    /// that belongs to one, then the channel itself.
+    pub fn next_feed(&self) -> Option<(Channel, Arc<str>)> {
+        match (self.live_name(), &self.admission) {
+            (Some(live), _) if self.is_guest || self.room_key().is_none() => {
+                Some((Channel::Live(live.into()), Arc::clone(&self.name)))
+            }
+            (Some(_), Some(admission)) => {
+                Some((Channel::Room(admission.room), format!("room:{}", self.room_key()?).into()))
+            }
+            (None, admission) => Some((Channel::Room(admission.as_ref()?.room), Arc::clone(&self.name))),
+            (Some(_), None) => None,
         }
     }
+}
+
+/// The key of the room to which a `live:` channel belongs (its name without the prefix), if it belongs to one.
+pub(crate) fn room_of_live(name: &str) -> Option<&str> {
+    name.split_once('/').map(|(room, _)| room)
 }

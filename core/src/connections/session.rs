@@ -118,6 +118,9 @@ pub(crate) struct Subscription {
     /// The channel as clients name it: `room:<key>` or `live:<name>`.
     pub name: Arc<str>,
     pub state: SubscriptionState,
+    /// The feed of the room to which the `live:` channel belongs, if it belongs to one. The subscription is a guest
+    /// there.
+    pub room_feed: Option<FeedId>,
     /// The era of its publishes. When a lane answers one with error 100, those that are on their way to the lane end
     /// the same way: the lane recognises them by their era.
     pub era: u32,
@@ -288,7 +291,7 @@ impl Session {
 
 impl Subscription {
     pub fn new(name: Arc<str>, state: SubscriptionState, era: u32) -> Subscription {
-        Subscription { name, state, era, publishing: 0, reading: 0 }
+        Subscription { name, state, room_feed: None, era, publishing: 0, reading: 0 }
     }
 
     /// A lane has answered a publish with error 100, and begun this era. Returns false if that is known: then the

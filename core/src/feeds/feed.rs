@@ -41,6 +41,9 @@ pub(crate) struct Feed {
     pub position: Offset,
     pub ring: Ring,
     pub(super) subscribers: Vec<Subscriber>,
+    /// In a room: subscriptions of `live:` channels that belong to it, and the offset at which the user of each was a
+    /// member. They receive nothing from here, but end when the user is removed.
+    pub(super) guests: BTreeMap<(Slot, SubscriptionKey), Offset>,
     /// The index of the subscriber that the fan-out has reached; `None` when no fan-out is under way.
     pub(super) next: Option<usize>,
     /// Every subscriber who is not behind has been given everything up to this offset.
@@ -69,6 +72,7 @@ impl Feed {
             position: 0,
             ring: Ring::default(),
             subscribers: Vec::new(),
+            guests: BTreeMap::new(),
             next: None,
             served: 0,
             has_passed_behind: false,
@@ -77,6 +81,11 @@ impl Feed {
             changes: BTreeMap::new(),
             events: VecDeque::new(),
         }
+    }
+
+    /// Whether nobody needs it.
+    pub(super) fn is_unused(&self) -> bool {
+        self.subscribers.is_empty() && self.guests.is_empty()
     }
 
     /// Whether a user who was a member at this offset still is, as far as the ring tells. False if the ring does not

@@ -31,6 +31,7 @@ use crate::message::Channel;
 use crate::protocol::CloseReason;
 use slab::Slab;
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 /// Connections that must be closed, and why.
 pub(crate) type ToClose = Vec<(Slot, CloseReason)>;
@@ -70,6 +71,12 @@ impl Feeds {
     /// The feed of a channel.
     pub fn id_of(&self, channel: &Channel) -> Option<FeedId> {
         self.ids.get(channel).copied()
+    }
+
+    /// The channels with subscribers on this shard, by the names that clients use, and how many there are.
+    pub fn channels(&self) -> impl Iterator<Item = (&Arc<str>, u64)> {
+        let feeds = self.feeds.iter().filter(|(_, feed)| !feed.subscribers.is_empty());
+        feeds.map(|(_, feed)| (&feed.name, feed.subscribers.len() as u64))
     }
 
     /// Whether the next turn has work here already.

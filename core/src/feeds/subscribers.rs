@@ -100,12 +100,14 @@ impl Feeds {
         let generation = connections[slot].generation;
         let Some(session) = connections[slot].session_mut() else { return };
         let Some(subscription) = session.subscriptions.try_remove(key.index()) else { return };
+        let room_feed = subscription.room_feed;
         session.behind.retain(|behind| *behind != key);
         session.reading.take_if(|(_, of, _)| *of == key);
         let user = session.user.clone();
         if let Some(client) = session.client_mut() {
             client.calls.iter_mut().filter(|call| call.key == Some(key)).for_each(|call| call.key = None);
         }
+        self.remove_guest(cx, room_feed, slot, key);
         let SubscriptionState::Joined { feed: id, index } = subscription.state else { return };
         cx.meter.metrics.borrow_mut().subscriptions -= 1;
         let Some(feed) = self.feeds.get_mut(id.index()) else { return };
@@ -118,6 +120,44 @@ impl Feeds {
         }
         self.set_idle(cx, id);
         self.note_presence(id, PresenceChange { slot, generation, user, is_here: false, listens: false });
+    }
+
+    /// A subscription of a `live:` channel is to end when its user, who was a member of the room at this offset, is
+    /// removed.
+    pub fn add_guest(
+        &mut self,
+        connections: &mut Connections,
+        id: FeedId,
+        (slot, key): (Slot, SubscriptionKey),
+        admitted: Offset,
+    ) {
+        let Some(feed) = self.feeds.get_mut(id.index()) else { return };
+        let subscription = connections[slot].session_mut().and_then(|session| session.subscription_mut(key));
+        let Some(subscription) = subscription else { return };
+        subscription.room_feed = Some(id);
+        feed.guests.insert((slot, key), admitted);
+        feed.idle_since_ms = None;
+    }
+
+    /// Such a subscription has ended.
+    pub fn remove_guest(&mut self, cx: &Context, room_feed: Option<FeedId>, slot: Slot, key: SubscriptionKey) {
+        let Some(id) = room_feed else { return };
+        let feed = self.feeds.get_mut(id.index());
+        if feed.is_some_and(|feed| feed.guests.remove(&(slot, key)).is_some()) {
+            self.set_idle(cx, id);
+        }
+    }
+
+    /// The guests of a feed on this connection who were admitted before this offset.
+    pub fn guests_of(&self, id: FeedId, slot: Slot, before: Offset) -> Vec<SubscriptionKey> {
+        let of_slot = (slot, SubscriptionKey(0))..=(slot, SubscriptionKey(u32::MAX));
+        let guests = self.get(id).into_iter().flat_map(|feed| feed.guests.range(of_slot.clone()));
+        guests.filter(|(_, admitted)| **admitted < before).map(|((_, key), _)| *key).collect()
+    }
+
+    /// The last guest of an attached feed.
+    pub fn last_guest(&self, id: FeedId) -> Option<(Slot, SubscriptionKey)> {
+        self.get(id)?.guests.last_key_value().map(|(guest, _)| *guest)
     }
 
     /// The last subscriber of an attached feed.
@@ -140,7 +180,7 @@ impl Feeds {
 
     /// If the feed has no subscribers, it is idle from now on.
     pub fn set_idle(&mut self, cx: &Context, id: FeedId) {
-        let Some(feed) = self.feeds.get_mut(id.index()).filter(|feed| feed.subscribers.is_empty()) else { return };
+        let Some(feed) = self.feeds.get_mut(id.index()).filter(|feed| feed.is_unused()) else { return };
         feed.idle_since_ms = Some(cx.now.ms);
         match feed.channel {
             Channel::Room(_) => self.idle_rooms.push_back((cx.now.ms, feed.channel.clone())),
@@ -153,7 +193,7 @@ impl Feeds {
     pub fn evict_idle(&mut self, cx: &mut Context, host: &mut impl Host) {
         for id in std::mem::take(&mut self.idle_live) {
             let feed = self.feeds.get(id.index());
-            let is_idle = feed.is_some_and(|feed| feed.is_attached && feed.subscribers.is_empty());
+            let is_idle = feed.is_some_and(|feed| feed.is_attached && feed.is_unused());
             if is_idle && !self.evict(cx, id, host) {
                 self.idle_live.push(id);
             }
@@ -165,7 +205,7 @@ impl Feeds {
             let Some((since, channel)) = self.idle_rooms.pop_front() else { return };
             let Some(id) = self.id_of(&channel) else { continue };
             let feed = &self.feeds[id.index()];
-            if !feed.is_attached || !feed.subscribers.is_empty() || feed.idle_since_ms != Some(since) {
+            if !feed.is_attached || !feed.is_unused() || feed.idle_since_ms != Some(since) {
                 continue;
             }
             if !self.evict(cx, id, host) {

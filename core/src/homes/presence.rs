@@ -10,6 +10,7 @@ use crate::host::Host;
 use crate::ids::Slot;
 use crate::message::{Channel, Endpoint, Ephemeral, Message, PresenceChange, PresenceReply};
 use crate::protocol::centrifuge::{ClientInfo, PresenceList};
+use crate::survey::Findings;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use uproar_model::fairness::{Bucket, Rate};
@@ -109,8 +110,18 @@ impl Presence {
 
     /// The clients of this node.
     pub fn own_list(&self, cx: &Context) -> Vec<ClientInfo> {
-        let own = self.clients.iter().take_while(|(key, _)| matches!(key, ClientKey::Own(_)));
+        self.some_own(cx, usize::MAX)
+    }
+
+    /// At most so many of the clients of this node.
+    fn some_own(&self, cx: &Context, limit: usize) -> Vec<ClientInfo> {
+        let own = self.clients.iter().take(limit).take_while(|(key, _)| matches!(key, ClientKey::Own(_)));
         own.map(|(key, client)| ClientInfo { user: client.user.clone(), client: key.id(cx) }).collect()
+    }
+
+    /// The users of the clients of this node.
+    fn own_user_ids(&self) -> impl Iterator<Item = UserId> {
+        self.users.iter().filter(|(_, count)| count.own > 0).map(|(user, _)| *user)
     }
 
     /// Returns whether a client came that was not here, or one that was here left.
@@ -330,6 +341,20 @@ impl Homes {
             num_users: u32::try_from(num_users).unwrap_or(u32::MAX),
             list,
         }
+    }
+
+    /// Who is in a channel on this node: as many clients as one answer to `presence` lists.
+    pub fn own_presence(&self, cx: &Context, channel: &Channel) -> Findings {
+        let home = self.homes.get(channel);
+        let clients = home.map(|home| home.presence.some_own(cx, cx.limits().presence_limit as usize));
+        Findings { clients: clients.unwrap_or_default(), ..Findings::default() }
+    }
+
+    /// How many clients and users are in a channel on this node.
+    pub fn own_presence_stats(&self, channel: &Channel) -> Findings {
+        let Some(home) = self.homes.get(channel) else { return Findings::default() };
+        let (clients, users) = home.presence.own_counts();
+        Findings::counted(clients, users, home.presence.own_user_ids())
     }
 
     /// A subscriber's event for the others, such as typing. Dropped where they are too many. `is_own`: the subscriber

@@ -10,7 +10,8 @@ use uproar_model::{Publication, UnixMillis, User};
 /// A message of a `live:` channel. It is held in memory only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LiveEntry {
-    pub user: User,
+    /// `None`: a backend sent it, and names no user.
+    pub user: Option<User>,
     pub time: UnixMillis,
     /// The sender's text, or compact JSON if `is_json`.
     pub data: Arc<str>,
@@ -112,7 +113,7 @@ mod tests {
             assert_eq!(&all[header..header + begins.len()], begins, "{format:?}");
             assert!(all.ends_with(second));
         }
-        let live = LiveEntry { user, time: 1700, data: "hi".into(), is_json: false };
+        let live = LiveEntry { user: Some(user), time: 1700, data: "hi".into(), is_json: false };
         let frames = Frames::encode(&[Entry::Live(live)], Format::Raw, "live:a");
         assert_eq!(frames.bytes()[..], *b"\x81\x02hi");
     }

@@ -76,7 +76,8 @@ struct PublicationEvent<'a> {
 #[derive(Serialize)]
 struct LiveEvent<'a> {
     r#type: &'static str,
-    user: Author<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<Author<'a>>,
     data: LiveData<'a>,
     time: UnixMillis,
 }
@@ -95,7 +96,8 @@ pub fn encode(out: &mut Vec<u8>, entry: &Entry) {
         Entry::Live(live) => {
             let json = live.is_json.then(|| serde_json::from_str(&live.data).ok()).flatten();
             let data = json.map_or(LiveData::Text(&live.data), LiveData::Json);
-            write_json(out, &LiveEvent { r#type: "live", user: (&live.user).into(), data, time: live.time });
+            let user = live.user.as_ref().map(Author::from);
+            write_json(out, &LiveEvent { r#type: "live", user, data, time: live.time });
         }
     }
 }
@@ -308,7 +310,7 @@ mod tests {
         let live = |data: &str, is_json| {
             let mut out = Vec::new();
             let data: Arc<str> = data.into();
-            encode(&mut out, &Entry::Live(LiveEntry { user: user.clone(), time: 9, data, is_json }));
+            encode(&mut out, &Entry::Live(LiveEntry { user: Some(user.clone()), time: 9, data, is_json }));
             String::from_utf8(out).unwrap()
         };
         assert!(live("{\"a\":1}", false).contains(r#""data":"{\"a\":1}","time":9"#));

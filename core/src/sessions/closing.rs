@@ -1,12 +1,13 @@
 //! The ways in which a connection, or one of its subscriptions, ends: closed by the server, rejected, removed from a
 //! room, lost, revoked. `connections/connection.rs` explains the words.
 
+use super::joining::Denied;
 use crate::buffer::Slice;
-use crate::connections::{Phase, Shortage, Then};
+use crate::connections::{Phase, Shortage, SubscriptionState, Then};
 use crate::feeds::ToClose;
 use crate::host::{Host, Refused};
 use crate::ids::{FeedId, Serial, Slot, SubscriptionKey};
-use crate::message::Channel;
+use crate::message::{Channel, Joiner};
 use crate::metrics;
 use crate::mutation::{self, Mutation};
 use crate::protocol::centrifuge::{self, Push};
@@ -39,6 +40,13 @@ impl Shard {
         }
     }
 
+    /// The same, with a code and a reason that a backend has chosen.
+    pub(super) fn close_as(&mut self, slot: Slot, code: u16, reason: &str, host: &mut impl Host) {
+        if let Some(close) = self.frame_of(slot, code, reason, host) {
+            self.close_with(slot, close, Then::AwaitClose, self.cx.limits().close_timeout_ms, host);
+        }
+    }
+
     /// Closes a connection whose client violated RFC 6455. Nothing that it sends is worth waiting for, and its close
     /// frame is not either (7.1.7). What it did before that is still answered.
     pub(crate) fn fail(&mut self, slot: Slot, why: CloseReason, host: &mut impl Host) {
@@ -59,12 +67,16 @@ impl Shard {
     fn close_frame(&mut self, slot: Slot, why: CloseReason, host: &mut impl Host) -> Option<Bytes> {
         let is_sdk = self.connections[slot].encoding().is_some();
         let why = if is_sdk && why == CloseReason::GOING_AWAY { CloseReason::SHUTDOWN } else { why };
+        self.frame_of(slot, why.code, why.reason, host)
+    }
+
+    fn frame_of(&mut self, slot: Slot, code: u16, reason: &str, host: &mut impl Host) -> Option<Bytes> {
         match self.connections[slot].phase {
             Phase::Open(_) | Phase::Echo | Phase::Connecting(_) => {
-                if metrics::count(&mut self.cx.meter.metrics.borrow_mut().closed, why.code) {
-                    host.log_first(Refused::Connection, why.code);
+                if metrics::count(&mut self.cx.meter.metrics.borrow_mut().closed, code) {
+                    host.log_first(Refused::Connection, code);
                 }
-                return Some(frame::close_frame(why.code, why.reason));
+                return Some(frame::close_frame(code, reason));
             }
             Phase::Head | Phase::Handshake(_) => self.abort(slot, host),
             Phase::Vacant | Phase::Closing { .. } | Phase::Aborted => {}
@@ -240,6 +252,9 @@ impl Shard {
     pub(crate) fn remove_users(&mut self, feed: FeedId, removed: &[(UserId, Offset)], host: &mut impl Host) {
         for (user, at) in removed {
             for slot in self.connections.users.connections(*user).to_vec() {
+                for guest in self.feeds.guests_of(feed, slot, *at) {
+                    self.end_guest(slot, guest, host);
+                }
                 let Some(session) = self.connections[slot].session() else { continue };
                 let Some(key) = session.key_in(feed) else { continue };
                 let admitted = session.joined(key).and_then(|(_, index)| self.feeds.admitted(feed, index));
@@ -250,11 +265,29 @@ impl Shard {
         }
     }
 
+    /// The user was removed from the room to which the `live:` channel belongs, or the room is gone.
+    fn end_guest(&mut self, slot: Slot, key: SubscriptionKey, host: &mut impl Host) {
+        self.end_or_deny(slot, key, Denied::NotMember, host);
+    }
+
+    /// Ends a subscription, or refuses it while it is under way.
+    pub(super) fn end_or_deny(&mut self, slot: Slot, key: SubscriptionKey, why: Denied, host: &mut impl Host) {
+        let session = self.connections[slot].session();
+        match session.and_then(|session| session.subscription(key)).map(|subscription| &subscription.state) {
+            Some(SubscriptionState::Joining(_)) => self.deny(slot, Joiner::Subscription(key), why, host),
+            Some(SubscriptionState::Joined { .. }) => self.end_subscription(slot, key, host),
+            None => {}
+        }
+    }
+
     /// The room is gone, and its subscriptions with it.
     pub(crate) fn on_closed(&mut self, channel: &Channel, host: &mut impl Host) {
         let Some(id) = self.attached_feed(channel) else { return };
         while let Some((slot, key)) = self.feeds.last_subscriber(id) {
             self.end_subscription(slot, key, host);
+        }
+        while let Some((slot, key)) = self.feeds.last_guest(id) {
+            self.end_guest(slot, key, host);
         }
         self.feeds.remove(id);
     }
@@ -264,6 +297,9 @@ impl Shard {
     pub(crate) fn on_lost(&mut self, channel: &Channel, host: &mut impl Host) {
         let Some(id) = self.attached_feed(channel) else { return };
         while let Some((slot, _)) = self.feeds.last_subscriber(id) {
+            self.close(slot, CloseReason::INSUFFICIENT_STATE, host);
+        }
+        while let Some((slot, _)) = self.feeds.last_guest(id) {
             self.close(slot, CloseReason::INSUFFICIENT_STATE, host);
         }
         self.feeds.remove(id);

@@ -311,7 +311,7 @@ impl Shard {
             }
             _ => {
                 let text = "there is no such channel; channels are room:<name>, with the name as the server gives it, \
-                            and live:<name>";
+                            live:<name>, and live:<room>/<name> for members of a room";
                 return Err(ProtocolError::new(protocol::UNKNOWN_CHANNEL, text));
             }
         };
@@ -363,6 +363,7 @@ impl Shard {
     ) {
         let Some(session) = self.connections[slot].session_mut() else { return };
         let Some(subscription) = session.subscriptions.try_remove(key.index()) else { return };
+        self.feeds.remove_guest(&self.cx, subscription.room_feed, slot, key);
         if let SubscriptionState::Joining(subscribing) = subscription.state {
             self.reply_error(slot, subscribing.command, error, host);
             self.resume_deferred(slot);
@@ -439,7 +440,7 @@ impl Shard {
     /// An event for a user's connections on this shard.
     pub(crate) fn on_user_event(&mut self, user: UserId, event: &UserEvent) {
         let slots = self.connections.users.connections(user).to_vec();
-        let (channel, data) = (format!("user:{user}"), methods::to_json(&methods::UserEventData::from(event)));
+        let (channel, data) = (format!("user:{user}"), methods::user_event_data(event));
         for slot in slots {
             self.connections.add_push(&self.cx, slot, |encoding, out| {
                 centrifuge::push_push(encoding, out, &channel, &Push::Ephemeral { data: &data });

@@ -1,7 +1,7 @@
 //! Into a channel: membership (which joins a public room), then the channel's feed on this shard, then the position
 //! from which the client goes on. The upgrade of a plain connection and a `subscribe` take the same steps.
 
-use crate::connections::{Joining, SubscriptionState};
+use crate::connections::{Joining, SubscriptionState, room_of_live};
 use crate::feeds::Attached;
 use crate::host::Host;
 use crate::ids::{FeedId, Slot};
@@ -12,7 +12,7 @@ use crate::message::{
 use crate::protocol::{self, ProtocolError};
 use crate::shard::Shard;
 use crate::websocket::Refusal;
-use uproar_model::{Epoch, JoinError, TokenError, User};
+use uproar_model::{Epoch, JoinError, TokenError, User, fold_name};
 
 /// Joins that wait to be told to their rooms' homes.
 const JOINS_LIMIT: usize = 1_024;
@@ -22,7 +22,8 @@ pub(super) const LIVE_NAME_LIMIT_BYTES: usize = 255;
 
 /// Whether a `live:` channel may have this name, without the prefix.
 pub(super) fn is_live_name(name: &str) -> bool {
-    !name.is_empty() && name.len() <= LIVE_NAME_LIMIT_BYTES && !name.chars().any(char::is_control)
+    let is_name = !name.is_empty() && name.len() <= LIVE_NAME_LIMIT_BYTES && !name.chars().any(char::is_control);
+    is_name && room_of_live(name).is_none_or(|room| fold_name(room).is_ok_and(|key| key == room))
 }
 
 /// Why a client may not join a channel.
@@ -37,6 +38,10 @@ pub(crate) enum Denied {
     Unrecoverable,
     /// The user joins rooms more often than allowed.
     TooManyJoins,
+    /// Of the room to which the channel belongs, or not any more.
+    NotMember,
+    /// A backend has ended the subscription.
+    Ended,
     Overloaded,
     Unavailable,
 }
@@ -50,6 +55,8 @@ impl Denied {
             Denied::NoUser | Denied::SignedOut => (401, "token_invalid"),
             Denied::Unrecoverable => (409, "unrecoverable_position"),
             Denied::TooManyJoins => (429, "rate_limited"),
+            Denied::NotMember => (403, "not_member"),
+            Denied::Ended => (403, "not_allowed"),
             Denied::Overloaded => (503, "overloaded"),
             Denied::Unavailable => (503, "unavailable"),
         };
@@ -61,7 +68,7 @@ impl Denied {
         let code = match self {
             Denied::NoRoom => protocol::UNKNOWN_CHANNEL,
             Denied::RoomFull => protocol::LIMIT_EXCEEDED,
-            Denied::NoUser | Denied::SignedOut => protocol::PERMISSION_DENIED,
+            Denied::NoUser | Denied::SignedOut | Denied::NotMember | Denied::Ended => protocol::PERMISSION_DENIED,
             Denied::Unrecoverable => protocol::UNRECOVERABLE_POSITION,
             Denied::TooManyJoins => protocol::TOO_MANY_REQUESTS,
             Denied::Overloaded | Denied::Unavailable => protocol::INTERNAL,
@@ -74,6 +81,8 @@ impl Denied {
             Denied::NoRoom => "there is no such room".into(),
             Denied::TooManyJoins => "you join rooms too often; try again later (joins_per_hour_limit)".into(),
             Denied::RoomFull => "the room is full".into(),
+            Denied::NotMember => "the user is not a member of the room to which this channel belongs".into(),
+            Denied::Ended => "the server has ended this subscription".into(),
             Denied::NoUser => TokenError::Invalid.to_string(),
             Denied::SignedOut => "the token's user has signed out; sign in again".into(),
             Denied::Unrecoverable => "this position does not exist in the room; start over without one".into(),
@@ -133,7 +142,12 @@ impl Shard {
         let Some(joining) = self.joining_mut(slot, joiner) else { return };
         match joining.room_key() {
             Some(key) => {
-                let request = StoreRequest::Admit { room: key.to_owned(), user: user.id };
+                let (room, user) = (key.to_owned(), user.id);
+                let request = match joining.live_name() {
+                    // Nobody becomes a member of a room just because they listen to one of its channels.
+                    Some(_) => StoreRequest::AdmitMember { room, user },
+                    None => StoreRequest::Admit { room, user },
+                };
                 self.read_for_join(slot, joiner, request, host);
             }
             None => self.attach(slot, joiner, host),
@@ -172,10 +186,10 @@ impl Shard {
             // The token names a user that cannot exist.
             StoreReply::User(None) => self.deny(slot, joiner, Denied::NoUser, host),
             StoreReply::Failed => self.deny(slot, joiner, Denied::Unavailable, host),
+            StoreReply::NotMember => self.deny(slot, joiner, Denied::NotMember, host),
             StoreReply::Head(_)
             | StoreReply::Swept(_)
             | StoreReply::Page(_)
-            | StoreReply::NotMember
             | StoreReply::Marked(_)
             | StoreReply::Rooms(_) => {
                 debug_assert!(false, "not a reply to a question of a joining client");
@@ -222,7 +236,7 @@ impl Shard {
     /// To the channel's feed: immediately if the channel is fed already.
     fn attach(&mut self, slot: Slot, joiner: Joiner, host: &mut impl Host) {
         let Some(joining) = self.joining_mut(slot, joiner) else { return };
-        let (Some(channel), name) = (joining.channel(), joining.name.clone()) else { return };
+        let Some((channel, name)) = joining.next_feed() else { return };
         let Some(request) = self.next_request(slot, joiner) else { return };
         match self.feeds.attach(&mut self.cx, &channel, &name, request, host) {
             Attached::Already(feed) => self.admit(slot, joiner, feed, host),
@@ -274,14 +288,23 @@ impl Shard {
             };
         }
         // The membership was read at some offset. It may have been taken away between there and here.
-        let read_at = joining.admission.as_ref().map_or(0, |admission| admission.offset);
-        if joining.admission.is_some()
+        let admission = joining.admission.as_ref().filter(|_| epoch.is_some());
+        let read_at = admission.map_or(0, |admission| admission.offset);
+        if admission.is_some()
             && position > read_at
             && self.feeds.get(feed_id).is_some_and(|feed| !feed.is_still_member(user.id, read_at))
         {
             return self.join(slot, joiner, &user, host);
         }
         let Some(joining) = self.joining_mut(slot, joiner) else { return };
+        if joining.live_name().is_some() && epoch.is_some() {
+            // This was the room's feed, and the user is a member. Now to the channel itself.
+            joining.is_guest = true;
+            if let Joiner::Subscription(key) = joiner {
+                self.feeds.add_guest(&mut self.connections, feed_id, (slot, key), position.max(read_at));
+            }
+            return self.attach(slot, joiner, host);
+        }
         let head = joining.head.as_ref().map(|(_, offset)| *offset);
         let newest_known = head.unwrap_or(position).max(position).max(read_at);
         // What was committed when the membership was read may not have been shown here yet. It is before the position

@@ -10,6 +10,7 @@
 //! | `command.rs` | what the handlers of commands share |
 //! | `calls.rs` | commands that wait for an answer: history, read markers, rooms, presence, tokens |
 //! | `publishing.rs` | publishes of both protocols, and their answers |
+//! | `surveys.rs` | what a backend asks about clients, and has done with them |
 //! | `closing.rs` | the ways in which a connection or a subscription ends |
 //! | `suspension.rs` | a shard that serves nobody, because its lease has expired |
 //! | `timer.rs` | everything about a connection that only time changes |
@@ -22,6 +23,7 @@ mod connect;
 mod handshake;
 mod joining;
 mod publishing;
+mod surveys;
 mod suspension;
 mod timer;
 

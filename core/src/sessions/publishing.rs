@@ -248,19 +248,11 @@ impl Shard {
         host: &mut impl Host,
     ) -> Answered {
         self.take_publish(slot)?;
-        if let Some(limit) = self.cx.config.bus.live_limit_bytes()
-            && json_length(&data) > limit
-        {
-            let text = format!(
-                "a message for a live: channel may have at most {limit} bytes as a JSON string, because it goes to \
-                 other nodes"
-            );
-            return Err(ProtocolError::new(protocol::LIMIT_EXCEEDED, text));
-        }
+        self.cx.config.bus.check_length(&data)?;
         let Some(session) = self.connections[slot].session() else { return Ok(()) };
         let Some(feed) = session.joined(key).and_then(|(feed, _)| self.feeds.get(feed)) else { return Ok(()) };
         let Channel::Live(channel) = feed.channel.clone() else { return Ok(()) };
-        let entry = LiveEntry { user: session.user.clone(), time: self.cx.now.unix_ms, data, is_json };
+        let entry = LiveEntry { user: Some(session.user.clone()), time: self.cx.now.unix_ms, data, is_json };
         let message = Message::Live { channel, entry };
         if !self.cx.messenger.call(Endpoint::Shard(feed.home), message, host) {
             return Err(Denied::Overloaded.error());
@@ -454,9 +446,4 @@ pub(super) fn check_epoch(meant: Option<&str>, epoch: Option<&Epoch>) -> Answere
 fn outcome_unknown() -> ProtocolError {
     let text = "it is unknown whether the message was stored; send it again with the same id";
     ProtocolError::new(protocol::INTERNAL, text)
-}
-
-/// The bytes of a text as a JSON string.
-fn json_length(text: &str) -> usize {
-    serde_json::to_string(text).map_or(0, |json| json.len())
 }

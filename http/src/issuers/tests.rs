@@ -506,6 +506,7 @@ fn own_tokens_stay_what_they_are() {
         has_password: true,
         token_generation: 3,
         revoked_at: None,
+        is_blocked: false,
     };
     let term = Term::new(NOW, NOW, 100, 1_000);
     assert_eq!(tokens.verify(&tokens.issue(&account, term), NOW).unwrap().user, Some(account.id));

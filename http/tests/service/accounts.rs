@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use uproar_core::limits::Limits;
 use uproar_http::passwords::{HashError, Hasher, PasswordPool};
-use uproar_http::{Settings, SignUp, Term, Tokens};
+use uproar_http::{Chat as _, Settings, SignUp, Term, Tokens};
 use uproar_model::{DatabaseGeneration, Lease, boottime_ms};
 use uproar_store::Login;
 
@@ -220,6 +220,40 @@ async fn a_request_with_a_token_waits_for_a_valid_lease() {
     };
     let (response, ()) = tokio::join!(ann.get("/me"), renewed);
     response.expect(200);
+}
+
+#[tokio::test]
+async fn a_blocked_user_cannot_sign_in_and_has_no_valid_token() {
+    let server = server().await;
+    let mut ann = server.sign_up("ann").await;
+    let id = server.store.account_named("ann").await.unwrap().unwrap().id;
+    let mut minted = server.client().await;
+    minted.token = Some(server.tokens.mint("ann", now() + 30, 50));
+    minted.get("/me").await.expect(200);
+    let set_blocked = async |is_blocked| {
+        let account = server.store.set_blocked(id, is_blocked).await.unwrap().unwrap();
+        server.chat.revoke(account.revocation().unwrap()).await;
+        account
+    };
+    let account = set_blocked(true).await;
+    let signin = |password: &str| json!({"username": "ann", "password": password});
+    ann.post("/user/signin", signin("correct horse")).await.assert_error(403, "user_blocked", None);
+    ann.post("/user/signin", signin("wrong")).await.assert_error(401, "wrong_credentials", None);
+    // Among them one that was issued, or minted, after the user was blocked.
+    let later = server.tokens.issue(&account, term(now(), 60));
+    for token in [ann.token.clone(), minted.token.clone(), Some(later)] {
+        ann.token = token;
+        for (method, path) in [("GET", "/me"), ("GET", "/rooms"), ("POST", "/token/refresh")] {
+            let response = ann.request(method, path, &[], None).await;
+            assert!(response.text().contains("this user is blocked"), "{path}");
+            response.assert_error(401, "token_invalid", None);
+        }
+    }
+    set_blocked(false).await;
+    minted.get("/me").await.expect(200);
+    ann.token =
+        ann.post("/user/signin", signin("correct horse")).await.expect(200)["token"].as_str().map(str::to_owned);
+    ann.get("/me").await.expect(200);
 }
 
 /// The revocations in memory can lag behind, so the database decides whether a fresh token is issued.

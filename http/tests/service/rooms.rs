@@ -88,10 +88,10 @@ async fn a_room_is_looked_up_joined_and_left() {
     let server = server().await;
     let mut ann = server.sign_up("ann").await;
     let mut bob = server.sign_up("bob").await;
-    ann.post("/user/createroom", json!({"name": "a/b c"})).await.expect(201);
+    ann.post("/user/createroom", json!({"name": "a+b c"})).await.expect(201);
 
     // Every lookup decodes the name and folds it.
-    let path = "/rooms/A%2FB%20C";
+    let path = "/rooms/A%2BB%20C";
     assert_eq!(bob.get(path).await.expect(200)["room"].get("role"), None);
     let joined = bob.call(&format!("{path}/join")).await.expect(200);
     assert_eq!((&joined["room"]["role"], &joined["room"]["members"]), (&json!("member"), &json!(2)));

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,11 +13,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use uproar_http::passwords::PasswordPool;
 use uproar_http::{
-    Adopted, Chat, ChatCounts, PasswordCost, PublishError, PublishRequest, Service, Settings, SharedChat, SharedTraces,
-    Term, Tokens,
+    Adopted, Channel, Chat, ChatCounts, ChatError, Disconnect, Expiry, PasswordCost, PresenceStats, PresentClient,
+    PublishError, PublishRequest, Service, Settings, SharedChat, SharedTraces, Term, Tokens,
 };
 use uproar_model::{
-    DatabaseGeneration, Item, Lease, Outcome, Publication, Revocation, RoomId, Stored, UserEvent, UserId,
+    DatabaseGeneration, Item, Lease, Outcome, Publication, Revocation, RoomId, Stored, User, UserEvent, UserId,
 };
 use uproar_store::{DataFolder, DatabaseUrl, OpenOptions, SharedStore, WriteRates};
 
@@ -33,6 +33,15 @@ pub struct FakeChat {
     /// Results of the next publishes, last first. If empty, publishes reach the store.
     pub publish_results: Mutex<Vec<Result<Stored, PublishError>>>,
     pub published: Mutex<Vec<PublishRequest>>,
+    /// Messages for `live:` channels: the channel, the data and the sender.
+    pub published_live: Mutex<Vec<(String, Bytes, Option<User>)>>,
+    /// Who is in which channel.
+    pub present: Mutex<HashMap<Channel, Vec<PresentClient>>>,
+    pub channels: Mutex<Vec<(String, u64)>>,
+    /// What backends have asked for, in words.
+    pub commands: Mutex<Vec<String>>,
+    /// The next request of a backend fails like this.
+    pub chat_error: Mutex<Option<ChatError>>,
     adopted: mpsc::UnboundedSender<Adopted>,
     /// If set, a publish reports that it has started and waits until this is true.
     pub gate: Mutex<Option<(mpsc::UnboundedSender<()>, watch::Receiver<bool>)>>,
@@ -79,6 +88,56 @@ impl Chat for FakeChat {
         self.notified.lock().unwrap().push((user, event));
     }
 
+    async fn publish_live(&self, channel: &str, data: Bytes, info: Option<User>) -> Result<(), ChatError> {
+        self.take_chat_error()?;
+        self.published_live.lock().unwrap().push((channel.to_owned(), data, info));
+        Ok(())
+    }
+
+    async fn publish_to_user(&self, user: UserId, data: Bytes) -> Result<(), ChatError> {
+        self.take_chat_error()?;
+        let data = String::from_utf8(data.to_vec()).unwrap();
+        self.notified.lock().unwrap().push((user, UserEvent::Data { data: data.into() }));
+        Ok(())
+    }
+
+    async fn presence(&self, channel: Channel) -> Result<Vec<PresentClient>, ChatError> {
+        self.take_chat_error()?;
+        Ok(self.present.lock().unwrap().get(&channel).cloned().unwrap_or_default())
+    }
+
+    async fn presence_stats(&self, channel: Channel) -> Result<PresenceStats, ChatError> {
+        let present = self.presence(channel).await?;
+        let users: HashSet<UserId> = present.iter().map(|client| client.user.id).collect();
+        Ok(PresenceStats { clients: present.len() as u64, users: users.len() as u64 })
+    }
+
+    async fn channels(&self, pattern: Option<&str>) -> Result<Vec<(String, u64)>, ChatError> {
+        self.take_chat_error()?;
+        self.commands.lock().unwrap().push(format!("channels {pattern:?}"));
+        Ok(self.channels.lock().unwrap().clone())
+    }
+
+    async fn unsubscribe(&self, user: UserId, channel: &str, client: Option<&str>) -> Result<(), ChatError> {
+        self.take_chat_error()?;
+        self.commands.lock().unwrap().push(format!("unsubscribe {user} {channel} {client:?}"));
+        Ok(())
+    }
+
+    async fn disconnect(&self, disconnect: Disconnect) -> Result<(), ChatError> {
+        self.take_chat_error()?;
+        let Disconnect { user, client, whitelist, code } = disconnect;
+        let (code, reason) = (code.code(), code.reason());
+        self.commands.lock().unwrap().push(format!("disconnect {user} {client:?} {whitelist:?} {code} {reason}"));
+        Ok(())
+    }
+
+    async fn refresh(&self, user: UserId, client: Option<&str>, expiry: Expiry) -> Result<(), ChatError> {
+        self.take_chat_error()?;
+        self.commands.lock().unwrap().push(format!("refresh {user} {client:?} {expiry:?}"));
+        Ok(())
+    }
+
     async fn revoke(&self, revocation: Revocation) {
         self.revocations.lock().unwrap().insert(revocation.user, revocation);
     }
@@ -109,6 +168,12 @@ impl Chat for FakeChat {
 
     async fn counts(&self) -> Option<ChatCounts> {
         Some(ChatCounts { connections: 3, users: 2, subscriptions: 4, channels: 1 })
+    }
+}
+
+impl FakeChat {
+    fn take_chat_error(&self) -> Result<(), ChatError> {
+        self.chat_error.lock().unwrap().take().map_or(Ok(()), Err)
     }
 }
 
@@ -186,6 +251,11 @@ async fn start(
         unready_reason: Mutex::default(),
         publish_results: Mutex::default(),
         published: Mutex::default(),
+        published_live: Mutex::default(),
+        present: Mutex::default(),
+        channels: Mutex::default(),
+        commands: Mutex::default(),
+        chat_error: Mutex::default(),
         adopted: adopt,
         gate: Mutex::default(),
     });
@@ -230,6 +300,7 @@ impl Server {
             UserEvent::Joined { room } => (user.to_string(), "joined", room.to_string()),
             UserEvent::Left { room } => (user.to_string(), "left", room.to_string()),
             UserEvent::Read { room, .. } => (user.to_string(), "read", room.to_string()),
+            UserEvent::Data { data } => (user.to_string(), "data", data.to_string()),
         };
         notified.into_iter().map(summary).collect()
     }

@@ -15,7 +15,7 @@ use super::failures::Target;
 use super::setup::connect_options;
 
 /// The announcements that this program understands.
-pub(super) const BUS_VERSION: i32 = 1;
+pub(super) const BUS_VERSION: i32 = 2;
 const BEAT_INTERVAL_MS: u64 = 2_000;
 /// A node is silent when its beat has not moved during this many beats of our own: a database that stalls must not make
 /// everybody silent.

@@ -108,6 +108,7 @@ on_every_store! {
         a_user_of_another_system_gets_a_name_that_is_free,
         a_password_changes_only_if_the_expected_hash_matches,
         revocations_are_listed_by_time,
+        a_blocked_user_stays_revoked_until_unblocked,
         a_revocation_is_dated_by_the_database,
         a_poll_of_revocations_goes_back_a_little,
         the_longest_lifetime_of_tokens_is_remembered;

@@ -105,12 +105,12 @@ fn nodes_speak_as_the_oldest_of_them_understands() {
     runtime().block_on(async {
         let fixture = Fixture::new(postgres()).await;
         let node = fixture.open_node("a").await;
-        assert_eq!(node.bus_version(), 1);
+        assert_eq!(node.bus_version(), 2);
         let mut shell = fixture.shell().await;
         run(&mut shell, "INSERT INTO nodes VALUES ('old', 'b', '0.0', 0, clock_ms(), clock_ms())").await;
         until!(node.bus_version() == 0 && node.peers() == 1);
         run(&mut shell, "DELETE FROM nodes WHERE incarnation = 'old'").await;
-        until!(node.bus_version() == 1 && node.peers() == 0);
+        until!(node.bus_version() == 2 && node.peers() == 0);
         node.close().await;
     });
 }

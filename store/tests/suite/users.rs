@@ -188,3 +188,39 @@ pub async fn revocations_are_listed_by_time(world: World) {
     assert_eq!(third.generation, 2);
     assert!(world.store.revoked_since(first.at).await.unwrap().contains(&third));
 }
+
+pub async fn a_blocked_user_stays_revoked_until_unblocked(world: World) {
+    let (ann, ben) = (world.user("Ann").await, world.user("Ben").await);
+    let store = &world.store;
+    assert_eq!(store.set_blocked(UserId(999), true).await.unwrap(), None);
+    let account = store.set_blocked(ann, true).await.unwrap().unwrap();
+    let blocked = account.revocation().unwrap();
+    assert!(account.is_blocked && blocked.is_blocked && blocked.generation == 1);
+    assert_eq!(store.account(ann).await.unwrap().unwrap(), account);
+    assert_eq!(store.account_named("ann").await.unwrap().unwrap(), account);
+    let (found, _) = store.login(Login::UsernameKey("ann"), [127, 0, 0, 1].into()).await.unwrap().unwrap();
+    assert_eq!(found, account);
+    assert_eq!(store.ensure_user("Ann", "ann").await.unwrap(), account);
+    assert!(!store.account(ben).await.unwrap().unwrap().is_blocked);
+
+    // Twice is once.
+    assert_eq!(store.set_blocked(ann, true).await.unwrap().unwrap(), account);
+    // However old it is, a node that starts later must know.
+    assert_eq!(store.revoked_since(u64::MAX).await.unwrap(), [blocked]);
+    assert_eq!(store.recent_revocations(0).await.unwrap().1, [blocked]);
+    // What else revokes tokens does not unblock anybody.
+    let revoked = store.revoke_tokens(ann).await.unwrap().unwrap();
+    assert!(revoked.is_blocked && revoked.generation == 2);
+    let changed = store.set_password(ann, None, "hash").await.unwrap().unwrap();
+    assert!(changed.is_blocked && changed.generation == 3);
+
+    let account = store.set_blocked(ann, false).await.unwrap().unwrap();
+    let unblocked = account.revocation().unwrap();
+    assert!(!account.is_blocked && !unblocked.is_blocked && unblocked.generation == 4);
+    assert_eq!(store.recent_revocations(0).await.unwrap().1, [unblocked]);
+    assert_eq!(store.revoked_since(u64::MAX).await.unwrap(), []);
+    assert_eq!(store.set_blocked(ann, false).await.unwrap().unwrap(), account);
+    // Nothing was revoked that did not have to be.
+    let account = store.set_blocked(ben, false).await.unwrap().unwrap();
+    assert_eq!((account.token_generation, account.revoked_at), (0, None));
+}

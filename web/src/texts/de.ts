@@ -445,6 +445,7 @@ export const de = ({ list, number, plural }: Formats): Catalogue => ({
       password_sign_in_off: 'Hier meldet sich niemand mit einem Passwort an.',
       sign_up_closed: 'Hier kann niemand ein Konto erstellen. Frag die Person, die diesen Server betreibt.',
       wrong_password: 'Das ist nicht dein aktuelles Passwort.',
+      user_blocked: 'Dieses Konto ist gesperrt.',
       no_password: 'Dieses Konto hat kein Passwort.',
       token_missing: 'Du wurdest abgemeldet.',
       token_invalid: 'Du wurdest abgemeldet.',

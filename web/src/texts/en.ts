@@ -433,6 +433,7 @@ export const en = ({ list, number, plural }: Formats) => ({
       password_sign_in_off: 'Nobody signs in with a password here.',
       sign_up_closed: 'Nobody can create an account here. Ask the operator of this server.',
       wrong_password: 'This is not your current password.',
+      user_blocked: 'This account is blocked.',
       no_password: 'This account has no password.',
       token_missing: 'You’ve been signed out.',
       token_invalid: 'You’ve been signed out.',

@@ -359,7 +359,9 @@ fn push_publication(out: &mut Vec<u8>, entry: &Entry) {
                 true => publication.json("data", live.data.as_bytes()),
                 false => publication.text("data", &live.data),
             }
-            push_info(publication.key("info"), &live.user, "");
+            if let Some(user) = &live.user {
+                push_info(publication.key("info"), user, "");
+            }
             publication.number("time", live.time);
         }
     }

@@ -174,25 +174,24 @@ impl<'a> From<&'a JoinedRoom> for RoomSummary<'a> {
     }
 }
 
-/// The data of an event on `user:ID`.
+/// The data of an event on `user:ID`, as JSON.
+pub fn user_event_data(event: &UserEvent) -> Vec<u8> {
+    to_json(&match event {
+        UserEvent::Read { room, marker, .. } => {
+            UserEventData::Read { room, offset: marker.offset, number: marker.number }
+        }
+        UserEvent::Joined { room } => UserEventData::Joined(room),
+        UserEvent::Left { room } => UserEventData::Left(room),
+        UserEvent::Data { data } => return data.as_bytes().to_vec(),
+    })
+}
+
 #[derive(Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum UserEventData<'a> {
+enum UserEventData<'a> {
     Read { room: &'a str, offset: Offset, number: u64 },
     Joined(&'a str),
     Left(&'a str),
-}
-
-impl<'a> From<&'a UserEvent> for UserEventData<'a> {
-    fn from(event: &'a UserEvent) -> UserEventData<'a> {
-        match event {
-            UserEvent::Read { room, marker, .. } => {
-                UserEventData::Read { room, offset: marker.offset, number: marker.number }
-            }
-            UserEvent::Joined { room } => UserEventData::Joined(room),
-            UserEvent::Left { room } => UserEventData::Left(room),
-        }
-    }
 }
 
 /// The data of a publication that is stored nowhere.

@@ -135,17 +135,17 @@ fn publication(entry: &Entry) -> proto::Publication {
     let (user, offset, time) = match entry {
         Entry::Stored(stored) => {
             data::encode(&mut json, stored);
-            (&stored.user, stored.offset, stored.time)
+            (Some(&stored.user), stored.offset, stored.time)
         }
         Entry::Live(live) => {
             match live.is_json {
                 true => json.extend_from_slice(live.data.as_bytes()),
                 false => write_json(&mut json, &*live.data),
             }
-            (&live.user, 0, live.time)
+            (live.user.as_ref(), 0, live.time)
         }
     };
-    proto::Publication { data: json, info: Some(client_info(user, "")), offset, time: time as i64 }
+    proto::Publication { data: json, info: user.map(|user| client_info(user, "")), offset, time: time as i64 }
 }
 
 fn push_message(out: &mut Vec<u8>, message: &proto::Reply) {

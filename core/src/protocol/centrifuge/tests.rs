@@ -548,7 +548,7 @@ fn stored(offset: Offset) -> Entry {
 }
 
 fn live(data: &str, is_json: bool) -> Entry {
-    Entry::Live(LiveEntry { user: user(3, "ann"), time: 1700, data: data.into(), is_json })
+    Entry::Live(LiveEntry { user: Some(user(3, "ann")), time: 1700, data: data.into(), is_json })
 }
 
 fn json_reply(reply: Reply<'_>) -> String {
