@@ -93,19 +93,8 @@ impl Threads {
         lane_runtime: &Handle,
         background: &Handle,
     ) -> Result<Threads> {
-        let Parts {
-            mesh,
-            shards,
-            controls,
-            chat,
-            calls,
-            surveys,
-            lane_metrics,
-            bus_metrics,
-            webhooks,
-            service,
-            hooks,
-        } = parts;
+        let Parts { mesh, shards, controls, chat, calls, surveys, .. } = parts;
+        let Parts { lane_metrics, bus_metrics, webhooks, service, hooks, .. } = parts;
         let others = mesh.lanes.iter().chain([&mesh.reader, &mesh.http, &mesh.bus]);
         let pulses = mesh.shards.iter().chain(others).map(|port| port.inbox.pulse()).collect();
         let (stop_writers, writers_stopped) = watch::channel(false);

@@ -3,7 +3,7 @@
 
 use crate::random::Random;
 use crate::shard::{Received, Rig, lines, replies, subscribe};
-use crate::world::{ClientId, World};
+use crate::world::{ClientId, ROOMS, World};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -35,11 +35,17 @@ pub struct SimSurvey {
 
 impl World {
     /// A backend asks something, or has a user's connections closed.
-    pub fn begin_survey(&mut self, node: usize, user: i64, room: usize) {
+    pub fn begin_survey(&mut self, node: usize) {
+        let client = self.random.index(self.agents.len() + self.sdks.len());
+        let user = match client.checked_sub(self.agents.len()) {
+            None => self.agents[client].user,
+            Some(sdk) => self.sdks[sdk].user,
+        };
+        let room = self.random.index(ROOMS - 1);
         self.surveys_begun += 1;
         let number = self.surveys_begun;
         let channel = Channel::Room(self.store.room_id(room));
-        let (survey, targets) = match self.random.below(4) {
+        let (survey, targets) = match self.random.below(12) {
             0 => (Survey::Presence { channel }, Vec::new()),
             1 => (Survey::PresenceStats { channel }, Vec::new()),
             2 => (Survey::Channels { pattern: Some(Pattern::new("room:*").expect("a pattern")) }, Vec::new()),

@@ -1532,6 +1532,9 @@ impl World {
             let queue = self.queues.get_mut(&(node, Endpoint::Http, Endpoint::Shard(shard)));
             queue.expect("a queue from HTTP to each shard").messages.push_back(message);
         }
+        if self.nodes.len() > 1 && self.has_faults() && self.random.one_in(6) {
+            self.begin_survey(node);
+        }
         if self.is_silent() || !self.random.one_in(3) {
             return;
         }
@@ -1548,10 +1551,6 @@ impl World {
             return;
         }
         let room = self.random.index(ROOMS - 1);
-        if self.nodes.len() > 1 && self.has_faults() && self.random.one_in(12) {
-            self.begin_survey(node, user, room);
-            return;
-        }
         let room_id = self.store.room_id(room);
         let home = self.home_of_room(node, room_id);
         let message = if self.random.one_in(4) {

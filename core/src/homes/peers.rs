@@ -86,6 +86,11 @@ impl Peer {
 }
 
 impl Told {
+    /// Whether they know of clients here.
+    pub fn has_told(&self) -> bool {
+        self.version.is_some()
+    }
+
     pub fn must_tell_all(&mut self) {
         self.must_tell_all = true;
     }
@@ -185,8 +190,8 @@ impl Homes {
             telling.next.extend(new);
             return;
         }
-        let has_clients = self.homes.iter().filter(|(_, home)| home.presence.own_counts().0 > 0);
-        let left = has_clients.map(|(channel, _)| channel.clone()).collect();
+        let concerned = self.homes.iter().filter(|(_, home)| home.presence.concerns_peers());
+        let left = concerned.map(|(channel, _)| channel.clone()).collect();
         let after = self.presence_version;
         self.telling = Some(Telling { left, after, rests_until_ms: 0, to, next: Vec::new() });
     }
@@ -239,7 +244,7 @@ impl Homes {
     /// Tells the other nodes who is in a channel, although nothing has changed.
     fn answer_peers(&mut self, cx: &Context, channel: &Channel, host: &mut impl Host) {
         let Some(home) = self.homes.get_mut(channel) else { return };
-        if home.presence.own_counts().0 > 0 {
+        if home.presence.concerns_peers() {
             home.presence.told.must_tell_all();
             self.tell_peers(cx, channel, host);
         }

@@ -108,6 +108,12 @@ impl Presence {
         (self.own_clients, self.own_users)
     }
 
+    /// Whether there are clients here, or other nodes were told of some. They must also hear that the last one has
+    /// left: otherwise they would not understand what is said next.
+    pub fn concerns_peers(&self) -> bool {
+        self.own_clients > 0 || self.told.has_told()
+    }
+
     /// The clients of this node.
     pub fn own_list(&self, cx: &Context) -> Vec<ClientInfo> {
         self.some_own(cx, usize::MAX)
