@@ -1,11 +1,12 @@
 """Calls every method of Centrifugo's server library for Python, with its synchronous and its asynchronous client.
 
 Arguments: the URL of the API, a key that may do everything and names users by username, and the name of a user with a
-connection. Prints "done" if every answer is as expected.
+connection in the room "r". Prints "done" if every answer is as expected.
 """
 
 import asyncio
 import sys
+import time
 import uuid
 
 import cent
@@ -81,6 +82,27 @@ async def surface(client, name):
     expect(newest.publications[0].data["text"], "from the user")
     await expect_error(client, "history", cent.HistoryRequest(channel="room:nowhere"), 102)
     await expect_error(client, "history_remove", cent.HistoryRemoveRequest(channel=channel), 108)
+
+    present = (await call(client, "presence", cent.PresenceRequest(channel="room:r"))).presence
+    expect([(it.client, it.user) for it in present.values()], [(key, USER) for key in present])
+    stats = await call(client, "presence_stats", cent.PresenceStatsRequest(channel="room:r"))
+    expect((stats.num_clients, stats.num_users, len(present)), (1, 1, 1))
+    channels = (await call(client, "channels", cent.ChannelsRequest())).channels
+    expect(channels["room:r"].num_clients, 1)
+    expect((await call(client, "channels", cent.ChannelsRequest(pattern="live:*"))).channels, {})
+    for live in ["live:x", f"user:{USER}"]:
+        await call(client, "publish", cent.PublishRequest(channel=live, data={"any": ["json"]}, skip_history=True))
+    await call(client, "unsubscribe", cent.UnsubscribeRequest(user=USER, channel=channel))
+    soon = int(time.time()) + 3600
+    await call(client, "refresh", cent.RefreshRequest(user=USER, expire_at=soon))
+    kept = list(present)
+    disconnect = cent.Disconnect(code=4500, reason="test")
+    await call(client, "disconnect", cent.DisconnectRequest(user=USER, whitelist=kept, disconnect=disconnect))
+    expect_one = cent.PresenceStatsRequest(channel="room:r")
+    expect((await call(client, "presence_stats", expect_one)).num_clients, 1)
+    await call(client, "invalidate_user_tokens", cent.InvalidateUserTokensRequest(user="bot"))
+    await call(client, "block_user", cent.BlockUserRequest(user="bot"))
+    await call(client, "unblock_user", cent.UnblockUserRequest(user="bot"))
 
     nodes = (await call(client, "info", cent.InfoRequest())).nodes
     if not any(node.num_clients >= 1 for node in nodes):

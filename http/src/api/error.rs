@@ -1,6 +1,6 @@
 //! The errors of methods, with the codes of Centrifugo's server API.
 
-use crate::chat::PublishError;
+use crate::chat::{ChatError, PublishError};
 use http::StatusCode;
 use serde_json::json;
 use uproar_core::protocol::{
@@ -112,6 +112,15 @@ impl From<PublishError> for MethodError {
             PublishError::OutcomeUnknown | PublishError::Overloaded => protocol::INTERNAL,
         };
         MethodError::new(code, error.to_string())
+    }
+}
+
+impl From<ChatError> for MethodError {
+    fn from(error: ChatError) -> MethodError {
+        match error {
+            ChatError::Invalid(text) => MethodError::bad_request(text),
+            error => MethodError::new(INTERNAL, error.to_string()),
+        }
     }
 }
 

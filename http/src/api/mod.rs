@@ -3,11 +3,12 @@
 //!
 //! `envelope` has the routes, and turns requests into commands and answers into responses. It knows no method. `caller`
 //! runs a command: it looks for the method, and checks the key's scopes and rate. The methods are in `publishing`,
-//! `rooms`, `users` and `server`. They read their parameters with `params` and fail with the errors of `error`. `keys`
-//! finds the key of a request, and `audit` writes down what was done with it.
+//! `connections`, `rooms`, `users` and `server`. They read their parameters with `params` and fail with the errors of
+//! `error`. `keys` finds the key of a request, and `audit` writes down what was done with it.
 
 mod audit;
 mod caller;
+mod connections;
 mod envelope;
 mod error;
 mod keys;

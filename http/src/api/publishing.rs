@@ -4,6 +4,7 @@ use super::caller::{Caller, PARALLEL};
 use super::error::{Answered, MethodError};
 use super::params::Params;
 use crate::chat::{PublishError, PublishRequest};
+use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use serde::Deserialize;
 use serde_json::json;
@@ -131,9 +132,17 @@ impl Caller {
     async fn publish_in(&self, channel: &str, outgoing: &Outgoing) -> Answered {
         match Target::of(channel)? {
             Target::Room(name) => self.publish_in_room(&name, outgoing).await,
-            Target::Live(name) | Target::User(name) => {
-                let text = format!("there is no room of the channel '{}'", name.escape_debug());
-                Err(MethodError::new(UNKNOWN_CHANNEL, text))
+            Target::Live(name) => {
+                let data = Bytes::from(outgoing.data.clone());
+                self.app.chat.publish_live(name, data, Some(self.key.user.clone())).await?;
+                Ok("{}".to_owned())
+            }
+            Target::User(name) => {
+                // Somebody who has never been here is not connected either.
+                if let Some(user) = self.find_user(name).await? {
+                    self.app.chat.publish_to_user(user.id, Bytes::from(outgoing.data.clone())).await?;
+                }
+                Ok("{}".to_owned())
             }
         }
     }

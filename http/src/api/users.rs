@@ -42,6 +42,19 @@ impl Caller {
         Ok("{}".to_owned())
     }
 
+    /// `{user}`: `{}`. While a user is blocked, no token of theirs is valid.
+    pub(super) async fn set_blocked(&self, params: &mut Params<'_>, is_blocked: bool) -> Answered {
+        let user = params.required_id("user")?;
+        params.refuse("expire_at", || MethodError::not_available("a block lasts until unblock_user"))?;
+        params.finish()?;
+        let user = self.user(&user).await?;
+        let account = self.app.store.set_blocked(user.id, is_blocked).await?;
+        if let Some(revocation) = account.and_then(|account| account.revocation()) {
+            self.app.chat.revoke(revocation).await;
+        }
+        Ok("{}".to_owned())
+    }
+
     /// The key of a name that a user is about to get.
     fn new_username(&self, username: &str) -> Answered {
         let wrong = |error: String| MethodError::bad_request(format!("username {error}"));

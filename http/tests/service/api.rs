@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use uproar_core::limits::Limits;
 use uproar_http::api::hash_of;
-use uproar_http::{PublishError, Settings};
-use uproar_model::{Kind, Refusal, UserEvent, UserId};
+use uproar_http::{Channel, ChatError, PresentClient, PublishError, Settings};
+use uproar_model::{Kind, Refusal, User, UserEvent, UserId};
 use uproar_store::{NewApiKey, NewRoom, Room, RoomKind, Scopes, UsersBy};
 
 /// A backend with a key.
@@ -218,6 +218,14 @@ async fn each_method_needs_its_scope() {
             ("info", "read"),
             ("subscribe", "manage"),
             ("history_remove", "manage"),
+            ("presence", "read"),
+            ("presence_stats", "read"),
+            ("channels", "read"),
+            ("unsubscribe", "manage"),
+            ("disconnect", "manage"),
+            ("refresh", "manage"),
+            ("block_user", "manage"),
+            ("unblock_user", "manage"),
             ("invalidate_user_tokens", "manage"),
             ("create_user", "manage"),
             ("rename_user", "manage"),
@@ -579,4 +587,133 @@ async fn the_tokens_of_a_user_are_taken_away() {
         assert_eq!(backend.fails("invalidate_user_tokens", params.clone()).await, code, "{params}");
     }
     ann.get("/me").await.expect(200);
+}
+
+#[tokio::test]
+async fn live_channels_and_users_are_published_to() {
+    let server = server().await;
+    let mut backend = backend(&server).await;
+    let ann = user(&server, "Ann").await;
+    let published = backend.call("publish", json!({"channel": "live:x", "data": [1, null]})).await;
+    assert_eq!(published, json!({}));
+    let live = server.chat.published_live.lock().unwrap().pop().unwrap();
+    assert_eq!((live.0.as_str(), &live.1[..], live.2.map(|it| it.id)), ("x", &b"[1,null]"[..], Some(backend.bot)));
+    for channel in [format!("user:{ann}"), "user:999".to_owned()] {
+        let params = json!({"channel": channel, "data": {"kind": "order"}, "skip_history": true});
+        assert_eq!(backend.call("publish", params).await, json!({}));
+    }
+    let notified = server.chat.notified.lock().unwrap().clone();
+    assert_eq!(notified, [(ann, UserEvent::Data { data: r#"{"kind":"order"}"#.into() })]);
+    for (error, code) in
+        [(ChatError::Overloaded, 100), (ChatError::NotKnown, 100), (ChatError::Invalid("wrong".to_owned()), 107)]
+    {
+        *server.chat.chat_error.lock().unwrap() = Some(error);
+        assert_eq!(backend.fails("publish", json!({"channel": "live:x", "data": 1})).await, code);
+    }
+    assert_eq!(backend.fails("publish", json!({"channel": "user:x", "data": 1})).await, 107);
+    assert_eq!(backend.fails("publish", json!({"channel": "live:x"})).await, 107);
+}
+
+#[tokio::test]
+async fn presence_is_read_without_a_membership() {
+    let server = server().await;
+    let mut backend = backend(&server).await;
+    let ann = user(&server, "Ann").await;
+    let room = room(&server, "lobby", ann, RoomKind::Private).await;
+    let present =
+        |client: &str| PresentClient { client: client.to_owned(), user: User { id: ann, username: "Ann".into() } };
+    let clients = vec![present("c1"), present("c2")];
+    server.chat.present.lock().unwrap().insert(Channel::Room(room.id), clients);
+    *server.chat.channels.lock().unwrap() = vec![("live:x".to_owned(), 1), ("room:lobby".to_owned(), 2)];
+    let presence = backend.call("presence", json!({"channel": "room:lobby"})).await;
+    let object = |client: &str| json!({"client": client, "user": ann.to_string(), "conn_info": {"username": "Ann"}});
+    assert_eq!(presence, json!({"presence": {"c1": object("c1"), "c2": object("c2")}}));
+    let stats = backend.call("presence_stats", json!({"channel": "room:lobby"})).await;
+    assert_eq!(stats, json!({"num_clients": 2, "num_users": 1}));
+    let stats = backend.call("presence_stats", json!({"channel": "live:x"})).await;
+    assert_eq!(stats, json!({"num_clients": 0, "num_users": 0}));
+    let channels = backend.call("channels", json!({"pattern": ""})).await;
+    let expected = json!({"live:x": {"num_clients": 1}, "room:lobby": {"num_clients": 2}});
+    assert_eq!(channels, json!({"channels": expected}));
+    assert_eq!(server.chat.commands.lock().unwrap().pop().unwrap(), "channels None");
+    backend.call("channels", json!({"pattern": "live:*"})).await;
+    assert_eq!(server.chat.commands.lock().unwrap().pop().unwrap(), r#"channels Some("live:*")"#);
+    for method in ["presence", "presence_stats"] {
+        for (channel, code) in [(json!("room:nowhere"), 102), (json!("user:1"), 108), (json!(""), 107), (json!(7), 107)]
+        {
+            assert_eq!(backend.fails(method, json!({"channel": channel})).await, code, "{method} {channel}");
+        }
+    }
+    assert_eq!(backend.fails("channels", json!({"pattern": 7})).await, 107);
+}
+
+#[tokio::test]
+async fn the_connections_of_a_user_are_managed() {
+    let server = server().await;
+    let mut backend = backend(&server).await;
+    let ann = user(&server, "Ann").await;
+    for (method, params, command) in [
+        ("unsubscribe", json!({"channel": "room:Lobby"}), format!("unsubscribe {ann} room:lobby None")),
+        ("unsubscribe", json!({"channel": "live:x", "client": "c"}), format!(r#"unsubscribe {ann} live:x Some("c")"#)),
+        ("disconnect", json!({"client": ""}), format!("disconnect {ann} None [] 3503 force disconnect")),
+        (
+            "disconnect",
+            json!({"client": "c", "whitelist": ["d"], "disconnect": {"code": 4500, "reason": "away"}}),
+            format!(r#"disconnect {ann} Some("c") ["d"] 4500 away"#),
+        ),
+        ("refresh", json!({"expired": true}), format!("refresh {ann} None Now")),
+        ("refresh", json!({"client": "c", "expire_at": 7}), format!(r#"refresh {ann} Some("c") At(7000)"#)),
+        ("refresh", json!({}), format!("refresh {ann} None Never")),
+    ] {
+        let mut params = params;
+        params["user"] = ann.to_string().into();
+        assert_eq!(backend.call(method, params.clone()).await, json!({}));
+        assert_eq!(server.chat.commands.lock().unwrap().pop().unwrap(), command);
+        // Somebody who has never been here has no connections.
+        params["user"] = "999".into();
+        assert_eq!(backend.call(method, params).await, json!({}));
+        assert!(server.chat.commands.lock().unwrap().is_empty());
+    }
+    for (method, params, code) in [
+        ("unsubscribe", json!({"user": "1"}), 107),
+        ("unsubscribe", json!({"channel": "room:x"}), 107),
+        ("unsubscribe", json!({"user": "1", "channel": "x"}), 102),
+        ("unsubscribe", json!({"user": "1", "channel": "user:1"}), 108),
+        ("unsubscribe", json!({"user": "1", "channel": "room:x", "session": "s"}), 108),
+        ("disconnect", json!({}), 107),
+        ("disconnect", json!({"user": "x"}), 107),
+        ("disconnect", json!({"user": "1", "whitelist": "c"}), 107),
+        ("disconnect", json!({"user": "1", "whitelist": vec!["c"; 65]}), 107),
+        ("disconnect", json!({"user": "1", "disconnect": {"code": 99}}), 107),
+        ("disconnect", json!({"user": "1", "disconnect": {"kode": 3000}}), 107),
+        ("disconnect", json!({"user": "1", "session": "s"}), 108),
+        ("refresh", json!({"user": "1", "expire_at": "soon"}), 107),
+        ("refresh", json!({"user": "1", "expired": 1}), 107),
+    ] {
+        assert_eq!(backend.fails(method, params.clone()).await, code, "{method} {params}");
+    }
+}
+
+#[tokio::test]
+async fn a_blocked_user_has_no_valid_token() {
+    let server = server().await;
+    let mut backend = backend(&server).await;
+    let mut ann = server.sign_up("ann").await;
+    let user = json!({"user": ann.user_id});
+    let credentials = json!({"username": "ann", "password": "correct horse"});
+    backend.call("block_user", user.clone()).await;
+    assert_eq!(ann.get("/me").await.status, 401);
+    assert_eq!(ann.post("/user/signin", credentials.clone()).await.status, 403);
+    backend.call("unblock_user", user.clone()).await;
+    ann.post("/user/signin", credentials).await.expect(200);
+    for method in ["block_user", "unblock_user"] {
+        for (params, code) in [
+            (json!({}), 107),
+            (json!({"user": "999"}), 107),
+            (json!({"user": ann.user_id, "expire_at": 7}), 108),
+            (json!({"user": ann.user_id, "usr": 7}), 107),
+        ] {
+            assert_eq!(backend.fails(method, params.clone()).await, code, "{method} {params}");
+        }
+    }
 }
