@@ -20,7 +20,6 @@ pub mod outgoing;
 pub mod output;
 pub mod readers;
 mod roots;
-mod secret_file;
 pub mod server;
 pub mod tools;
 pub mod traces;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// Why a file with a secret can't be used. Each message is one line that says what is wrong and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum PrivateFileError {
-    #[error("cannot read {path}: {error}", path = path.display())]
+    #[error("can't read {path}: {error}", path = path.display())]
     Unreadable { path: PathBuf, error: io::Error },
     #[error("{} is not a regular file", .0.display())]
     NotAFile(PathBuf),
@@ -46,4 +46,27 @@ pub fn read_secret(path: &Path, limit_bytes: usize) -> Result<Vec<u8>, PrivateFi
         secret.truncate(secret.trim_ascii_end().len());
     }
     Ok(secret)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, Permissions};
+
+    #[test]
+    fn only_a_file_of_ones_own_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret");
+        assert!(read_secret(&path, 9).unwrap_err().to_string().starts_with("can't read /"));
+        fs::write(&path, "12345678\n").unwrap();
+        for mode in [0o644, 0o620, 0o602, 0o604] {
+            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            let error = read_secret(&path, 9).unwrap_err().to_string();
+            assert!(error.contains(&format!("(mode {mode:04o}); run `chmod 600 /")), "{error}");
+        }
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(read_secret(&path, 9).unwrap(), b"12345678");
+        assert!(read_secret(&path, 8).unwrap_err().to_string().contains("is longer than 8 bytes"));
+        assert!(read_secret(folder.path(), 8).unwrap_err().to_string().ends_with("is not a regular file"));
+    }
 }

@@ -1,12 +1,12 @@
 //! Signatures as Standard Webhooks has them: <https://github.com/standard-webhooks/standard-webhooks>.
 
-use crate::secret_file;
 use anyhow::{Result, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ring::hmac;
 use std::fmt;
 use std::path::Path;
+use uproar_http::read_secret;
 
 /// Lengths of a key that the specification recommends.
 const KEY_MIN_BYTES: usize = 24;
@@ -26,7 +26,7 @@ impl Secret {
     /// # Errors
     /// If others can read the file, or a line is no secret. No error contains what is in the file.
     pub fn read_file(path: &Path) -> Result<Vec<Secret>> {
-        let bytes = secret_file::read(path, FILE_LIMIT_BYTES)?;
+        let bytes = read_secret(path, FILE_LIMIT_BYTES)?;
         let text = String::from_utf8(bytes).unwrap_or_default();
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
         let secrets: Option<Vec<Secret>> = lines.map(Secret::parse).collect();

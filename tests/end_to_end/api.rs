@@ -233,5 +233,5 @@ async fn a_key_in_a_file_may_do_everything() {
     assert_eq!(code, Some(1));
     assert_contains(&line, &["api.key", "16 to 512"]);
     fs::remove_file(&path).unwrap();
-    assert_contains(&setup.fail_to_start().await.1, &["can't read the API key"]);
+    assert_contains(&setup.fail_to_start().await.1, &["the API key can't be used: can't read"]);
 }

@@ -4,6 +4,7 @@ use crate::app::App;
 use crate::bodies::AuthenticatedUser;
 use crate::errors::{ApiError, Code};
 use crate::input::ClientAddress;
+use crate::private_file::{PrivateFileError, read_secret};
 use axum::body::Body;
 use axum::extract::FromRequestParts;
 use axum::response::{IntoResponse, Response};
@@ -11,9 +12,6 @@ use http::request::Parts;
 use http::{HeaderMap, StatusCode, header};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -47,15 +45,8 @@ pub struct FileKey {
 /// Why the file with an API key can't be used. Each message is one line that says what is wrong and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum FileKeyError {
-    #[error("can't read the API key {path}: {error}")]
-    Unreadable { path: PathBuf, error: io::Error },
-    #[error("the API key {0} is not a regular file")]
-    NotAFile(PathBuf),
-    #[error(
-        "other users can access the API key {path} (mode {mode:04o}); run `chmod 600 {path}`",
-        path = path.display()
-    )]
-    Open { path: PathBuf, mode: u32 },
+    #[error("the API key can't be used: {0}")]
+    File(#[from] PrivateFileError),
     #[error(
         "the API key {0} must be one line of {KEY_MIN_BYTES} to {KEY_LIMIT_BYTES} visible ASCII characters without \
          spaces, such as the output of `openssl rand -hex 32`"
@@ -70,21 +61,8 @@ impl FileKey {
     /// If the file is not a key, or others may read it. Containers mount secrets with modes that nobody can change, and
     /// these are accepted.
     pub fn read(path: &Path) -> Result<FileKey, FileKeyError> {
-        let unreadable = |error| FileKeyError::Unreadable { path: path.to_owned(), error };
-        // Checked before the file is opened: opening a named pipe would block until something writes to it.
-        let metadata = std::fs::metadata(path).map_err(unreadable)?;
-        if !metadata.is_file() {
-            return Err(FileKeyError::NotAFile(path.to_owned()));
-        }
-        let mode = metadata.permissions().mode() & 0o777;
-        let is_ours = || std::fs::set_permissions(path, metadata.permissions()).is_ok();
-        if mode & 0o022 != 0 || mode & 0o055 != 0 && is_ours() {
-            return Err(FileKeyError::Open { path: path.to_owned(), mode });
-        }
-        let mut key = Vec::new();
-        let file = File::open(path).map_err(unreadable)?;
-        file.take(2 * KEY_LIMIT_BYTES as u64).read_to_end(&mut key).map_err(unreadable)?;
-        let key = std::str::from_utf8(key.trim_ascii_end()).unwrap_or_default();
+        let key = read_secret(path, 2 * KEY_LIMIT_BYTES)?;
+        let key = std::str::from_utf8(&key).unwrap_or_default();
         let is_key =
             (KEY_MIN_BYTES..=KEY_LIMIT_BYTES).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic());
         if !is_key {
@@ -202,6 +180,7 @@ mod tests {
     use super::*;
     use http::HeaderValue;
     use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         pairs.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value))).collect()
@@ -241,15 +220,18 @@ mod tests {
     fn a_file_holds_one_key_that_others_can_not_read() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key");
-        assert!(matches!(FileKey::read(&path), Err(FileKeyError::Unreadable { .. })));
-        assert!(matches!(FileKey::read(folder.path()), Err(FileKeyError::NotAFile(_))));
+        assert!(matches!(FileKey::read(&path), Err(FileKeyError::File(PrivateFileError::Unreadable { .. }))));
+        assert!(matches!(FileKey::read(folder.path()), Err(FileKeyError::File(PrivateFileError::NotAFile(_)))));
         let write = |content: &str, mode| {
             fs::write(&path, content).unwrap();
             fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
             FileKey::read(&path)
         };
         assert_eq!(write("0123456789abcdef\n", 0o600).unwrap().hash, hash_of("0123456789abcdef"));
-        assert!(matches!(write("0123456789abcdef", 0o644), Err(FileKeyError::Open { mode: 0o644, .. })));
+        assert!(matches!(
+            write("0123456789abcdef", 0o644),
+            Err(FileKeyError::File(PrivateFileError::Open { mode: 0o644, .. }))
+        ));
         for content in ["short", "", "0123456789 abcdef", "0123456789abcdef\n0123456789abcdef", &"x".repeat(513)] {
             assert!(matches!(write(content, 0o600), Err(FileKeyError::Content(_))), "{content}");
         }
