@@ -130,6 +130,7 @@ impl Threads {
             store: Arc::clone(&setup.store),
             client: setup.outgoing.clone(),
             limits: setup.limits.clone(),
+            writing: lane_runtime.clone(),
             stop: webhooks_stopped,
         }));
         let endpoint = tokio::spawn(chat::run(

@@ -28,6 +28,7 @@ use crate::readers::{PositionWriter, run_writer};
 use deliver::Sender;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -48,13 +49,16 @@ pub struct WebhooksSetup {
     pub store: SharedStore,
     pub client: Client,
     pub limits: Limits,
+    /// Where positions are written: others wait for the database's only writer, so it must not be held by a thread of
+    /// low priority.
+    pub writing: Handle,
     /// Turns true when nothing more is to be sent.
     pub stop: watch::Receiver<bool>,
 }
 
 /// Runs until it is told to stop. Of several nodes, one sends.
 pub async fn run_webhooks(setup: WebhooksSetup) {
-    let WebhooksSetup { hooks, status, store, client, limits, mut stop } = setup;
+    let WebhooksSetup { hooks, status, store, client, limits, writing: runtime, mut stop } = setup;
     if hooks.is_empty() {
         let _ = stop.wait_for(|stop| *stop).await;
         return;
@@ -71,7 +75,7 @@ pub async fn run_webhooks(setup: WebhooksSetup) {
         let (writer, moves) = PositionWriter::new();
         let interval = Duration::from_millis(limits.reader_write_interval_ms);
         let mut writing = JoinSet::new();
-        writing.spawn(run_writer(moves, Arc::clone(&store), interval));
+        writing.spawn_on(run_writer(moves, Arc::clone(&store), interval), &runtime);
         for (hook, shown) in hooks.iter().zip(&status.hooks) {
             let sender = Sender {
                 hook: hook.clone(),

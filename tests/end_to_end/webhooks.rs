@@ -33,6 +33,26 @@ on_each_database! {
     a_restored_database_is_another_history
 }
 
+/// What sends to webhooks has a low priority. The threads that others wait for must not inherit it.
+#[tokio::test]
+async fn only_the_background_thread_has_a_low_priority() {
+    let receiver = Receiver::start([]).await;
+    let (server, ann) = started(Kind::Sqlite, &receiver, "").await;
+    say(&server, &ann, "lobby", "hello").await;
+    receiver.wait_for(1).await;
+    let mut threads = Vec::new();
+    for task in fs::read_dir(format!("/proc/{}/task", server.id())).expect("the threads") {
+        let stat = fs::read_to_string(task.unwrap().path().join("stat")).expect("a thread");
+        let (name, fields) = stat.split_once('(').unwrap().1.rsplit_once(')').unwrap();
+        // The name is the second field, and the 19th is the nice value.
+        threads.push((name.to_owned(), fields.split_whitespace().nth(16) == Some("0")));
+    }
+    assert!(threads.iter().filter(|(name, _)| name.starts_with("uproar-sqlite")).count() > 2, "{threads:?}");
+    for (name, is_ordinary) in &threads {
+        assert_eq!(*is_ordinary, name != "background", "{threads:?}");
+    }
+}
+
 /// Options that make everything fast.
 const LIMITS: &str = "[limit]
 join_leave_limit = 0

@@ -181,7 +181,13 @@ impl Opened {
         MovedTo::refuse(&mut connection, &shown).await?;
         drop(connection);
         let size = u32::try_from(options.pool_size).unwrap_or(u32::MAX).max(1);
-        let readers = pool.max_connections(size).connect_with(for_all.read_only(true)).await.map_err(failed)?;
+        // All are opened now. The thread of a connection inherits the priority of the one that opens it.
+        let readers = pool
+            .min_connections(size)
+            .max_connections(size)
+            .connect_with(for_all.read_only(true))
+            .await
+            .map_err(failed)?;
 
         let incarnation_file = folder.incarnation_file();
         let known_words = incarnation_file.read().map_err(|error| {
