@@ -93,6 +93,12 @@ impl Limits {
         (rate.tokens > 0).then_some(rate)
     }
 
+    /// How often one incoming hook may be posted to; `None` means as often as senders like.
+    pub fn hook_posts_rate(&self) -> Option<Rate> {
+        let rate = Rate::per_minute(self.hook_posts_per_minute, self.hook_posts_burst_limit);
+        (rate.tokens > 0).then_some(rate)
+    }
+
     /// How often one client address may sign up; `None` means as often as it likes.
     pub fn sign_up_rate(&self) -> Option<Rate> {
         let rate = Rate::per_minute(self.sign_up_rate_per_minute, self.sign_up_burst_limit);
@@ -334,6 +340,14 @@ limits! {
     additions_per_hour_limit = 500, 0..=10_000_000;
     /// Rooms that one user may own; 0 means no limit.
     rooms_owned_limit = 1_000, 0..=10_000_000;
+    /// Incoming hooks that a room may have.
+    hooks_per_room_limit = 20, 1..=10_000;
+    /// Posts to one incoming hook that may arrive in one burst.
+    hook_posts_burst_limit = 100, 1..=10_000_000;
+    /// Posts to one incoming hook per minute after a burst; 0 means no limit.
+    hook_posts_per_minute = 60, 0..=10_000_000;
+    /// The longest body of a post to an incoming hook.
+    hook_body_limit_bytes = 256 * KIB, 256..=16 * MIB;
     /// The largest member limit that a room can be created with.
     room_size_limit = 100_000, 1..=100_000;
     /// How long the name of a deleted room is reserved for its last owner.

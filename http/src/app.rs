@@ -18,8 +18,8 @@ use axum::routing::{MethodFilter, MethodRouter, on};
 use http::Method;
 use std::sync::Arc;
 use std::time::Instant;
-use uproar_model::UserId;
-use uproar_store::SharedStore;
+use uproar_model::{DatabaseGeneration, UserId};
+use uproar_store::{RoomError, SharedStore, StoreError};
 
 /// Entries in a page of a list when the request does not say how many.
 const PAGE_ENTRIES_DEFAULT: u64 = 50;
@@ -35,6 +35,8 @@ pub(crate) struct App {
     pub security_log: SecurityLog,
     pub exchanges: Exchanges,
     pub publish_rate: RateLimiter<UserId>,
+    /// By the id of the hook.
+    pub hook_rate: RateLimiter<i64>,
     pub assets: Assets,
     pub readiness: Readiness,
     pub api_keys: Keys,
@@ -48,6 +50,20 @@ impl App {
     /// The most entries that a page may have, given how many were requested.
     pub(crate) fn page_limit(&self, requested: Option<u64>) -> usize {
         requested.unwrap_or(PAGE_ENTRIES_DEFAULT).min(self.settings.limits.history_page_limit) as usize
+    }
+
+    /// The history in which a call has stored something, if no failover came in between. `before`: that of the time
+    /// before the call.
+    pub(crate) fn history_since(&self, before: DatabaseGeneration) -> Option<DatabaseGeneration> {
+        Some(before).filter(|before| *before == self.store.generation())
+    }
+
+    /// A room may have been deleted, or a member removed, although the answer of the database was lost. Then nobody was
+    /// told, and only the heads of rooms show it.
+    pub(crate) fn sweep_if_unknown(&self, error: &RoomError) {
+        if matches!(error, RoomError::Store(StoreError::Failed(_))) {
+            self.chat.sweep();
+        }
     }
 
     /// The time by the database's clock in Unix seconds, as tokens use it.

@@ -83,6 +83,8 @@ codes! {
     NoSuchMember = "no_such_member", NOT_FOUND;
     /// The message that the path names does not exist or was deleted.
     NoSuchMessage = "no_such_message", NOT_FOUND;
+    /// The room has no hook with this id.
+    NoSuchHook = "no_such_hook", NOT_FOUND;
     /// The path does not support this method. `Allow` lists the methods that it supports.
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED;
     /// The body did not arrive in time.
@@ -97,6 +99,10 @@ codes! {
     TooManyRooms = "too_many_rooms", CONFLICT;
     /// The room is full.
     RoomFull = "room_full", CONFLICT;
+    /// The room already has a hook of this name, or a person has the name that its user would have.
+    HookNameTaken = "hook_name_taken", CONFLICT;
+    /// The room has as many hooks as a room may have.
+    TooManyHooks = "too_many_hooks", CONFLICT;
     /// The message that the request refers to does not exist or was deleted.
     NoTarget = "no_target", CONFLICT;
     /// The message has as many kinds of reactions as a message, or of one user, may have.
@@ -243,6 +249,13 @@ impl ApiError {
             RoomError::NotAllowed(why) => ApiError::new(Code::NotAllowed, format!("not allowed: {why}")),
             RoomError::TooOften { wait_ms } => ApiError::too_often(error.to_string(), wait_ms),
             RoomError::TooManyOwned(_) => ApiError::new(Code::TooManyRooms, error.to_string()),
+            RoomError::HookNameTaken => ApiError::new(
+                Code::HookNameTaken,
+                "the room already has a hook of this name, or a person has the name that its user would have",
+            )
+            .on("name"),
+            RoomError::TooManyHooks(_) => ApiError::new(Code::TooManyHooks, error.to_string()),
+            RoomError::NoHook => ApiError::new(Code::NoSuchHook, "the room has no hook with this id").on("id"),
             RoomError::Store(error) => error.into(),
         }
     }

@@ -83,7 +83,7 @@ impl FromRequestParts<Arc<App>> for ApiMethod {
     }
 }
 
-fn refuse_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
+pub(crate) fn refuse_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
     let mut codings = headers.get_all(header::CONTENT_ENCODING).iter();
     match codings.all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
         true => Ok(()),
@@ -142,6 +142,18 @@ impl FromRequestParts<Arc<App>> for MessageOffset {
             let message = format!("must be the offset of a message, from 1 to {}", validation::NUMBER_LIMIT);
             ApiError::invalid("offset", message)
         })
+    }
+}
+
+/// The id of the hook in the path.
+pub(crate) struct HookId(pub i64);
+
+impl FromRequestParts<Arc<App>> for HookId {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<HookId, ApiError> {
+        let id = parameter(parts, app, "id").await?.parse().ok().filter(|id| *id > 0);
+        id.map(HookId).ok_or_else(|| ApiError::invalid("id", "must be the id of a hook"))
     }
 }
 
@@ -207,7 +219,8 @@ fn is_json(headers: &HeaderMap) -> bool {
     essence.eq_ignore_ascii_case("application/json")
 }
 
-async fn read_body(request: Request, limit_bytes: u64, limits: &Limits) -> Result<Bytes, ApiError> {
+/// The whole body.
+pub(crate) async fn read_body(request: Request, limit_bytes: u64, limits: &Limits) -> Result<Bytes, ApiError> {
     let too_large = || ApiError::new(Code::BodyTooLarge, format!("the body must be at most {limit_bytes} bytes long"));
     let body = request.into_body();
     // `Content-Length` gives the size away: the body is rejected before any of it is read.

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 use uproar_model::{Kind, MemberRef, Number, Offset, Publication, UnixMillis};
-use uproar_store::{Account, Cursor, MemberEntry, Message, MessagePage, Reaction, Role, Room, RoomKind};
+use uproar_store::{Account, Cursor, Hook, MemberEntry, Message, MessagePage, Reaction, Role, Room, RoomKind};
 
 #[derive(Serialize)]
 pub(crate) struct UserObject<'a> {
@@ -72,6 +72,28 @@ pub(crate) struct MemberObject<'a> {
 impl<'a> From<&'a MemberEntry> for MemberObject<'a> {
     fn from(member: &'a MemberEntry) -> MemberObject<'a> {
         MemberObject { user: (&member.user).into(), role: role_word(member.role), joined_at: member.joined_at }
+    }
+}
+
+/// A hook of a room. Its URL is shown only once.
+#[derive(Serialize)]
+pub(crate) struct HookObject<'a> {
+    id: String,
+    name: &'a str,
+    user: UserObject<'a>,
+    created_by: UserObject<'a>,
+    created_at: UnixMillis,
+}
+
+impl<'a> From<&'a Hook> for HookObject<'a> {
+    fn from(hook: &'a Hook) -> HookObject<'a> {
+        HookObject {
+            id: hook.id.to_string(),
+            name: &hook.name,
+            user: (&hook.bot).into(),
+            created_by: (&hook.creator).into(),
+            created_at: hook.created_at,
+        }
     }
 }
 

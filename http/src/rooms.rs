@@ -16,8 +16,8 @@ use serde::Deserialize;
 use serde_json::json;
 use std::sync::Arc;
 use uproar_core::limits::Limits;
-use uproar_model::{DatabaseGeneration, UserEvent, UserId, shown_name};
-use uproar_store::{Addition, Join, MemberPage, NewRoom, RoomError, RoomKind, StoreError};
+use uproar_model::{UserEvent, UserId, shown_name};
+use uproar_store::{Addition, Join, MemberPage, NewRoom, RoomKind};
 
 pub(crate) fn routes() -> Vec<Route> {
     vec![
@@ -109,7 +109,7 @@ async fn delete(
     complete(async move {
         let reserved_ms = app.settings.limits.room_name_reserved_ms;
         let deleted = app.store.delete_room(&name, auth.user.id, reserved_ms).await;
-        let room = deleted.inspect_err(|error| sweep_if_unknown(&app, error)).map_err(ApiError::from_room)?;
+        let room = deleted.inspect_err(|error| app.sweep_if_unknown(error)).map_err(ApiError::from_room)?;
         app.chat.close_room(room).await;
         app.security_log.log(client, auth.user.id, Event::DeletedRoom { room, name: &name });
         Ok(Json(json!({})).into_response())
@@ -127,7 +127,7 @@ async fn join(
         let joined = app.store.join(&name, auth.user.id).await.map_err(ApiError::from_room)?;
         let Join { room, joined, publication } = joined;
         if let Some(publication) = publication {
-            app.chat.learn(room.id, history_since(&app, generation), publication);
+            app.chat.learn(room.id, app.history_since(generation), publication);
         }
         if joined {
             app.chat.notify(auth.user.id, UserEvent::Joined { room: room.name.as_str().into() });
@@ -146,8 +146,8 @@ async fn leave(
     complete(async move {
         let generation = app.store.generation();
         let removed = app.store.remove_member(&name, auth.user.id, &key).await;
-        let removal = removed.inspect_err(|error| sweep_if_unknown(&app, error)).map_err(ApiError::from_room)?;
-        app.chat.learn(removal.room, history_since(&app, generation), removal.publication);
+        let removal = removed.inspect_err(|error| app.sweep_if_unknown(error)).map_err(ApiError::from_room)?;
+        app.chat.learn(removal.room, app.history_since(generation), removal.publication);
         app.chat.notify(removal.member, UserEvent::Left { room: name.into() });
         Ok(Json(json!({})).into_response())
     })
@@ -204,7 +204,7 @@ async fn add_member(
         let added = app.store.add_member(&name, auth.user.id, &key).await.map_err(ApiError::from_member)?;
         let Addition { room, member, joined, publication } = added;
         if let Some(publication) = publication {
-            app.chat.learn(room, history_since(&app, generation), publication);
+            app.chat.learn(room, app.history_since(generation), publication);
         }
         if joined {
             app.chat.notify(member.user.id, UserEvent::Joined { room: name.into() });
@@ -224,26 +224,12 @@ async fn remove_member(
     complete(async move {
         let generation = app.store.generation();
         let removed = app.store.remove_member(&name, auth.user.id, &key).await;
-        let removal = removed.inspect_err(|error| sweep_if_unknown(&app, error)).map_err(ApiError::from_member)?;
+        let removal = removed.inspect_err(|error| app.sweep_if_unknown(error)).map_err(ApiError::from_member)?;
         let event = Event::RemovedMember { room: removal.room, name: &name, member: removal.member };
         app.security_log.log(client, auth.user.id, event);
-        app.chat.learn(removal.room, history_since(&app, generation), removal.publication);
+        app.chat.learn(removal.room, app.history_since(generation), removal.publication);
         app.chat.notify(removal.member, UserEvent::Left { room: name.into() });
         Ok(Json(json!({})).into_response())
     })
     .await
-}
-
-/// The history in which a call has stored something, if no failover came in between. `before`: that of the time before
-/// the call.
-pub(crate) fn history_since(app: &App, before: DatabaseGeneration) -> Option<DatabaseGeneration> {
-    Some(before).filter(|before| *before == app.store.generation())
-}
-
-/// A room may have been deleted, or a member removed, although the answer of the database was lost. Then nobody was
-/// told, and only the heads of rooms show it.
-pub(crate) fn sweep_if_unknown(app: &App, error: &RoomError) {
-    if matches!(error, RoomError::Store(StoreError::Failed(_))) {
-        app.chat.sweep();
-    }
 }

@@ -34,6 +34,16 @@ pub(crate) enum Event<'a> {
         name: &'a str,
         member: UserId,
     },
+    CreatedHook {
+        room: RoomId,
+        name: &'a str,
+        hook: i64,
+    },
+    DeletedHook {
+        room: RoomId,
+        name: &'a str,
+        hook: i64,
+    },
 }
 
 /// The target of its lines begins with this.
@@ -77,6 +87,12 @@ impl SecurityLog {
             Event::RemovedMember { room, name, member } => {
                 let (room, member) = (room.0, member.0);
                 tracing::info!(%address, user, room, name, member, unlogged, "a user removed a member from a room");
+            }
+            Event::CreatedHook { room, name, hook } => {
+                tracing::info!(%address, user, room = room.0, name, hook, unlogged, "a user created a hook of a room");
+            }
+            Event::DeletedHook { room, name, hook } => {
+                tracing::info!(%address, user, room = room.0, name, hook, unlogged, "a user deleted a hook of a room");
             }
         }
     }

@@ -20,7 +20,7 @@ use crate::stream::Stream;
 use crate::tokens::Tokens;
 use crate::traces::{CallSpan, OpenSpan, SharedTraces};
 use crate::upgrade::HandBack;
-use crate::{accounts, addresses, messages, oidc, operations, page, redirect, rooms, upgrade};
+use crate::{accounts, addresses, hooks, messages, oidc, operations, page, redirect, rooms, upgrade};
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::handler::Handler;
@@ -60,6 +60,7 @@ fn routes(settings: &Settings) -> Vec<Route> {
     routes.extend(rooms::routes());
     routes.extend(messages::routes());
     routes.extend(oidc::routes());
+    routes.extend(hooks::routes());
     routes.extend(operations::routes());
     routes.extend(page::routes());
     routes.extend(upgrade::routes(settings));
@@ -123,6 +124,7 @@ impl Service {
     ) -> Arc<Service> {
         let limits = &settings.limits;
         let publish_rate = RateLimiter::new(limits.publish_rate());
+        let hook_rate = RateLimiter::new(limits.hook_posts_rate());
         let attempts = Attempts::new(limits, Instant::now());
         let api_rate = RateLimiter::new(limits.api_rate());
         let assets = Assets::new(settings.assets, &settings.embed_origins);
@@ -137,6 +139,7 @@ impl Service {
             security_log,
             exchanges: Exchanges::default(),
             publish_rate,
+            hook_rate,
             assets,
             readiness: Readiness::default(),
             api_keys: Keys::default(),
@@ -356,8 +359,8 @@ impl Service {
         request.extensions_mut().insert(port);
         let user = AuthenticatedUser::default();
         request.extensions_mut().insert(user.clone());
-        // Only the path is logged: a query can contain a token.
-        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        // Only the path is logged: a query can contain a token. So can the path of a hook.
+        let (method, path) = (request.method().clone(), hooks::without_secret(request.uri().path()).into_owned());
         let router = match port {
             Port::Main => self.main.clone(),
             Port::Admin => self.admin.clone(),

@@ -4,7 +4,10 @@ use crate::email;
 use garde::{Error, Result};
 use uproar_core::limits::Limits;
 use uproar_model::text::{self, fits, is_visible, normalize_password};
-use uproar_model::{NAME_LIMIT_BYTES, check_message_id, check_new_name, fold_name, reserved_lookalike, shown_name};
+use uproar_model::{
+    BOT_MARK, NAME_LIMIT_BYTES, check_message_id, check_new_name, fold_name, is_bot_name, reserved_lookalike,
+    shown_name,
+};
 
 /// The largest integer that JavaScript represents exactly (2^53 − 1).
 pub(crate) const NUMBER_LIMIT: u64 = (1 << 53) - 1;
@@ -41,11 +44,25 @@ pub(crate) fn new_username(value: &str, limits: &Limits) -> Result {
         format!("must be at most {USERNAME_LIMIT_CHARACTERS} characters and {NAME_LIMIT_BYTES} bytes long"),
     )?;
     new_name(value)?;
+    if is_bot_name(value) {
+        return Err(Error::new(format!("must not end with '{BOT_MARK}', which marks programs")));
+    }
     if let Some(reserved) = reserved_lookalike(value) {
         return Err(Error::new(format!("must not be or look like '{reserved}', which is reserved")));
     }
     name(value, limits)?;
     is_valid_in_a_path(value)
+}
+
+/// The name of a new hook. With the mark of programs behind it, it is a username.
+pub(crate) fn hook_name(value: &str, limits: &Limits) -> Result {
+    ensure(
+        fits(&shown_name(value), USERNAME_LIMIT_CHARACTERS, NAME_LIMIT_BYTES / 2),
+        format!("must be at most {USERNAME_LIMIT_CHARACTERS} characters and {} bytes long", NAME_LIMIT_BYTES / 2),
+    )?;
+    new_name(value)?;
+    ensure(!is_bot_name(value), format!("must not end with '{BOT_MARK}', which is added to it"))?;
+    name(value, limits)
 }
 
 fn new_name(value: &str) -> Result {
@@ -183,7 +200,9 @@ mod tests {
         assert!(is_valid(new_username, &text::decompose(&"각".repeat(32))));
         assert!(is_valid(new_username, &"日".repeat(32)));
         assert!(!is_valid(new_username, &"日".repeat(33)));
-        for name in ["admin", "System", "adrnin", "\u{430}nn", "ann\u{3164}"] {
+        for name in
+            ["admin", "System", "adrnin", "\u{430}nn", "ann\u{3164}", "Grafana [bot]", "ann [BOT]", "x［ｂｏｔ］"]
+        {
             assert!(!is_valid(new_username, name), "{name}");
         }
         assert!(is_valid(name, "ann ") && !is_valid(name, " "));

@@ -15,6 +15,9 @@ const MARKS_LIMIT: usize = 4;
 /// Usernames by which strangers could pass for the operator.
 const RESERVED: [&str; 7] = ["admin", "administrator", "moderator", "root", "support", "system", "uproar"];
 
+/// What the usernames of programs end with, and those of people do not.
+pub const BOT_MARK: &str = "[bot]";
+
 /// Why a text is not a name, or can't be a new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
@@ -173,6 +176,11 @@ pub fn looks_like(name: &str, other: &str) -> bool {
     let (mut scripts_of_both, (other_scripts, _)) = (scripts(name).0, scripts(other));
     scripts_of_both.intersect_with(other_scripts);
     scripts_of_both.is_empty() && skeleton(name) == skeleton(other)
+}
+
+/// Whether a name ends with the mark of programs, or with something that looks like it.
+pub fn is_bot_name(name: &str) -> bool {
+    skeleton(name).ends_with(&skeleton(BOT_MARK))
 }
 
 /// The reserved username that a name is, or looks like.

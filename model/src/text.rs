@@ -10,6 +10,7 @@ use icu_properties::props::{
     GeneralCategory, PrependedConcatenationMark, SoftDotted,
 };
 use icu_properties::{CodePointMapData, CodePointSetData, EmojiSetData};
+use std::borrow::Cow;
 use unicode_normalization::char::canonical_combining_class;
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 use unicode_segmentation::UnicodeSegmentation;
@@ -176,6 +177,27 @@ pub fn cut(text: &str, limit_bytes: usize) -> &str {
     &text[..end.unwrap_or_else(|| text.floor_char_boundary(limit_bytes))]
 }
 
+/// The beginning of a text that is longer than so many bytes, and a note of what is missing.
+pub fn cut_with_mark(text: &str, limit_bytes: usize) -> Cow<'_, str> {
+    if text.len() <= limit_bytes {
+        return text.into();
+    }
+    let mark = |left_out: usize| format!("\n… (cut; {left_out} more characters)");
+    // The note is longest if nothing fits.
+    let room = limit_bytes.saturating_sub(mark(text.len()).len());
+    let kept = cut(text, room);
+    if kept.is_empty() {
+        return cut(text, limit_bytes).into();
+    }
+    let left_out = count_characters(text) - count_characters(kept);
+    format!("{}{}", kept.trim_end(), mark(left_out)).into()
+}
+
+/// The emoji with this name, as GitHub and Slack have them between colons.
+pub fn emoji_named(name: &str) -> Option<&'static str> {
+    emojis::get_by_shortcode(name).map(emojis::Emoji::as_str)
+}
+
 /// The emoji that a text is, in the one form that Unicode recommends for it (RGI, UTS #51): with U+FE0F behind each
 /// character that would otherwise be shown as text, and nowhere else. `None`: the text is anything but one emoji of at
 /// most [`EMOJI_LIMIT_BYTES`].
@@ -328,6 +350,24 @@ mod tests {
         assert_eq!(cut(&format!("a{family}b"), family.len() + 1), format!("a{family}"));
         assert_eq!(cut("ae\u{301}", 2), "a");
         assert_eq!(cut(family, 5), "👩", "the first character does not fit");
+    }
+
+    #[test]
+    fn a_text_that_is_too_long_says_how_much_is_missing() {
+        assert_eq!(cut_with_mark("abc", 3), "abc");
+        let long = "é".repeat(100);
+        let cut = cut_with_mark(&long, 100);
+        assert_eq!(cut, format!("{}\n… (cut; 66 more characters)", "é".repeat(34)));
+        assert!(cut.len() <= 100);
+        assert_eq!(cut_with_mark(&long, 10), "é".repeat(5), "no room for a note");
+        assert_eq!(cut_with_mark(&long, 1).len(), 0);
+    }
+
+    #[test]
+    fn emoji_have_names() {
+        assert_eq!(emoji_named("warning"), Some("⚠\u{fe0f}"));
+        assert_eq!(emoji_named("+1"), Some("👍"));
+        assert_eq!(emoji_named("no such"), None);
     }
 
     #[test]

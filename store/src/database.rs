@@ -8,8 +8,8 @@ use crate::connection::DbConnection;
 use crate::error::{ApiKeyError, AppendError, CreateUserError, OpenError, RenameError, RoomError, StoreError};
 use crate::generation::DatabaseGeneration;
 use crate::objects::{
-    Account, Addition, ApiKey, AuditEntry, Cursor, Enrolment, Join, Login, MemberPage, MessagePage, Move, NewApiKey,
-    NewRoom, NewUser, Progress, Registration, Removal, Room, UnreadRoom,
+    Account, Addition, ApiKey, AuditEntry, Cursor, DeletedHook, Enrolment, Hook, HookTarget, Join, Login, MemberPage,
+    MessagePage, Move, NewApiKey, NewHook, NewRoom, NewUser, Progress, Registration, Removal, Room, UnreadRoom,
 };
 use crate::options::OpenOptions;
 use crate::postgres::{Lead, Postgres, PostgresBus};
@@ -18,7 +18,7 @@ use crate::store::Store;
 use crate::task::Task;
 use crate::turns::{Place, TurnOf, Turns};
 use crate::unwritten::UnwrittenMarkers;
-use crate::{api_keys, history, markers, names, positions, rooms, users};
+use crate::{api_keys, history, hooks, markers, names, positions, rooms, users};
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -852,6 +852,31 @@ impl Store for Database {
 
     async fn audit(&self, limit: usize) -> Result<Vec<AuditEntry>, StoreError> {
         self.calls.read_in_turn(TurnOf::Server, async |db| api_keys::audit(db, limit).await).await
+    }
+
+    async fn create_hook(&self, hook: NewHook) -> Result<Hook, RoomError> {
+        require_room_name(&hook.room)?;
+        require_storable(&[&hook.name, &hook.bot_name, &hook.bot_key, &hook.secret_hash])?;
+        self.allowances.take_write(hook.creator)?;
+        self.calls.write_for(hook.creator, async |db| hooks::create(db, &hook).await).await
+    }
+
+    async fn hooks(&self, room: &str, actor: UserId) -> Result<Vec<Hook>, RoomError> {
+        require_room_name(room)?;
+        self.calls.read_for(actor, async |db| hooks::list(db, room, actor).await).await
+    }
+
+    async fn delete_hook(&self, room: &str, actor: UserId, hook: i64) -> Result<DeletedHook, RoomError> {
+        require_room_name(room)?;
+        self.calls.write_for(actor, async |db| hooks::delete(db, room, actor, hook).await).await
+    }
+
+    async fn hook(&self, secret_hash: &str, client: IpAddr) -> Result<Option<HookTarget>, StoreError> {
+        if !is_storable(secret_hash) {
+            return Ok(None);
+        }
+        let turn_of = TurnOf::Address(Prefix::of(client));
+        self.calls.read_in_turn(turn_of, async |db| hooks::find(db, secret_hash).await).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -109,6 +109,13 @@ pub enum RoomError {
     TooOften { wait_ms: u64 },
     #[error("you own {0} rooms, which is as many as allowed; delete one that nobody needs")]
     TooManyOwned(u64),
+    /// The room has a hook of this name, or the name that its user would have is that of a person.
+    #[error("this name of a hook is taken")]
+    HookNameTaken,
+    #[error("the room has {0} hooks, which is as many as allowed; delete one that nobody needs")]
+    TooManyHooks(u64),
+    #[error("the room has no such hook")]
+    NoHook,
     #[error(transparent)]
     Store(#[from] StoreError),
 }

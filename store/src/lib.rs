@@ -33,6 +33,7 @@ mod database;
 mod error;
 mod generation;
 mod history;
+mod hooks;
 mod incarnation;
 pub mod inspect;
 mod markers;
@@ -65,9 +66,9 @@ pub use commits::{Commits, Following, News};
 pub use data_folder::DataFolder;
 pub use error::{ApiKeyError, AppendError, CreateUserError, OpenError, RenameError, RoomError, StoreError};
 pub use objects::{
-    Account, Addition, ApiKey, AuditEntry, Batch, Cursor, Enrolment, Join, Login, MemberEntry, MemberPage, Message,
-    MessagePage, Move, NewApiKey, NewRoom, NewUser, Position, Progress, Reaction, Registration, Removal, Room,
-    RoomKind, Scopes, UnreadRoom, UsersBy,
+    Account, Addition, ApiKey, AuditEntry, Batch, Cursor, DeletedHook, Enrolment, Hook, HookTarget, Join, Login,
+    MemberEntry, MemberPage, Message, MessagePage, Move, NewApiKey, NewHook, NewRoom, NewUser, Position, Progress,
+    Reaction, Registration, Removal, Room, RoomKind, Scopes, UnreadRoom, UsersBy,
 };
 pub use open::open;
 pub use options::{DatabaseUrl, OpenOptions};

@@ -8,11 +8,12 @@ use crate::commits::Commits;
 use crate::connection::unix_millis;
 use crate::error::{ApiKeyError, AppendError, CreateUserError, RenameError, RoomError, StoreError};
 use crate::history::{PAGE_ITEMS_LIMIT, more};
+use crate::hooks::CANNOT_MANAGE;
 use crate::names;
 use crate::objects::{
-    Account, Addition, ApiKey, AuditEntry, Batch, Cursor, Enrolment, Join, Login, MemberEntry, MemberPage, Message,
-    MessagePage, Move, NewApiKey, NewRoom, NewUser, Position, Progress, Reaction, Registration, Removal, Room,
-    RoomKind, UnreadRoom,
+    Account, Addition, ApiKey, AuditEntry, Batch, Cursor, DeletedHook, Enrolment, Hook, HookTarget, Join, Login,
+    MemberEntry, MemberPage, Message, MessagePage, Move, NewApiKey, NewHook, NewRoom, NewUser, Position, Progress,
+    Reaction, Registration, Removal, Room, RoomKind, UnreadRoom,
 };
 use crate::options::OpenOptions;
 use crate::rooms::{CANNOT_ADD, CANNOT_DELETE, CANNOT_REMOVE, RESERVED_NAMES_LIMIT, may_remove};
@@ -48,6 +49,9 @@ pub struct MemoryStore {
     /// Names of deleted rooms: for whom they are reserved, and until when.
     reserved_names: BTreeMap<String, (UserId, UnixMillis)>,
     last_room: i64,
+    /// By id.
+    hooks: BTreeMap<i64, StoredHook>,
+    last_hook: i64,
     unwritten: UnwrittenMarkers,
     /// By name: when it was added, and the key.
     api_keys: BTreeMap<String, (UnixMillis, NewApiKey)>,
@@ -87,6 +91,16 @@ struct StoredRoom {
     reactions: BTreeMap<(Offset, Arc<str>), (Offset, BTreeSet<UserId>)>,
 }
 
+#[derive(Clone, Debug)]
+struct StoredHook {
+    room: RoomId,
+    bot: UserId,
+    name: String,
+    secret_hash: String,
+    creator: UserId,
+    created_at: UnixMillis,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Membership {
     role: Role,
@@ -119,6 +133,8 @@ impl Default for MemoryStore {
             generation: DatabaseGeneration(1),
             reserved_names: BTreeMap::new(),
             last_room: 0,
+            hooks: BTreeMap::new(),
+            last_hook: 0,
             unwritten: UnwrittenMarkers::default(),
             api_keys: BTreeMap::new(),
             audit: Vec::new(),
@@ -591,6 +607,63 @@ impl MemoryStore {
         Ok((id, room, role))
     }
 
+    /// The room, if the actor may manage its hooks.
+    fn managed_room(&self, name: &str, actor: UserId) -> Result<RoomId, RoomError> {
+        match self.look_up(name, actor)? {
+            (room, _, Some(Role::Owner | Role::Moderator)) => Ok(room),
+            _ => Err(RoomError::NotAllowed(CANNOT_MANAGE)),
+        }
+    }
+
+    /// [`Store::create_hook`].
+    pub fn create_hook(&mut self, now: UnixMillis, hook: NewHook) -> Result<Hook, RoomError> {
+        let room = self.managed_room(&hook.room, hook.creator)?;
+        let bot = self.ensure_user(&hook.bot_name, &hook.bot_key);
+        let is_person = self.users.get(&bot).is_some_and(|user| user.hash.is_some() || user.email.is_some());
+        let mut of_room = self.hooks.values().filter(|other| other.room == room);
+        if is_person || of_room.any(|other| other.bot == bot) {
+            return Err(RoomError::HookNameTaken);
+        }
+        if self.hooks.values().filter(|other| other.room == room).count() as u64 >= hook.limit {
+            return Err(RoomError::TooManyHooks(hook.limit));
+        }
+        self.last_hook += 1;
+        let NewHook { creator, name, secret_hash, .. } = hook;
+        let stored = StoredHook { room, bot, name, secret_hash, creator, created_at: now };
+        let shown = self.shown_hook(self.last_hook, &stored);
+        self.hooks.insert(self.last_hook, stored);
+        Ok(shown)
+    }
+
+    fn shown_hook(&self, id: i64, hook: &StoredHook) -> Hook {
+        let (bot, creator) = (self.user(hook.bot), self.user(hook.creator));
+        Hook { id, name: hook.name.clone(), bot, creator, created_at: hook.created_at }
+    }
+
+    /// [`Store::hooks`].
+    pub fn hooks(&self, room: &str, actor: UserId) -> Result<Vec<Hook>, RoomError> {
+        let room = self.managed_room(room, actor)?;
+        let of_room = self.hooks.iter().filter(|(_, hook)| hook.room == room);
+        Ok(of_room.map(|(id, hook)| self.shown_hook(*id, hook)).collect())
+    }
+
+    /// [`Store::delete_hook`].
+    pub fn delete_hook(&mut self, room: &str, actor: UserId, hook: i64) -> Result<DeletedHook, RoomError> {
+        let room = self.managed_room(room, actor)?;
+        if self.hooks.get(&hook).is_none_or(|hook| hook.room != room) {
+            return Err(RoomError::NoHook);
+        }
+        let deleted = self.hooks.remove(&hook).ok_or(RoomError::NoHook)?;
+        Ok(DeletedHook { room, bot: self.user(deleted.bot) })
+    }
+
+    /// [`Store::hook`].
+    pub fn hook(&self, secret_hash: &str) -> Option<HookTarget> {
+        let (id, hook) = self.hooks.iter().find(|(_, hook)| hook.secret_hash == secret_hash)?;
+        let room = self.rooms.contains_key(&hook.room).then_some(hook.room)?;
+        Some(HookTarget { hook: *id, room, name: hook.name.clone(), bot: self.user(hook.bot) })
+    }
+
     /// [`Store::join`].
     pub fn join(&mut self, now: UnixMillis, name: &str, user: UserId) -> Result<Join, RoomError> {
         let (id, _, _) = self.look_up(name, user)?;
@@ -658,6 +731,7 @@ impl MemoryStore {
         }
         self.rooms.remove(&id);
         self.positions.retain(|(_, room), _| *room != id);
+        self.hooks.retain(|_, hook| hook.room != id);
         self.reserved_names.insert(name.to_owned(), (actor, now.saturating_add(reserved_ms)));
         let own = self.reserved_names.iter().filter(|(_, (owner, _))| *owner == actor);
         let mut own: Vec<_> = own.map(|(name, (_, until))| (Reverse(*until), name.clone())).collect();
@@ -1335,6 +1409,23 @@ impl Store for SharedMemoryStore {
         let store = self.lock();
         let surplus = store.audit.len().saturating_sub(rows_limit(limit));
         Ok(store.audit[surplus..].to_vec())
+    }
+
+    async fn create_hook(&self, hook: NewHook) -> Result<Hook, RoomError> {
+        require_storable(&[&hook.name, &hook.bot_name, &hook.bot_key, &hook.secret_hash])?;
+        self.lock().create_hook(now(), hook)
+    }
+
+    async fn hooks(&self, room: &str, actor: UserId) -> Result<Vec<Hook>, RoomError> {
+        self.lock().hooks(room, actor)
+    }
+
+    async fn delete_hook(&self, room: &str, actor: UserId, hook: i64) -> Result<DeletedHook, RoomError> {
+        self.lock().delete_hook(room, actor, hook)
+    }
+
+    async fn hook(&self, secret_hash: &str, _: IpAddr) -> Result<Option<HookTarget>, StoreError> {
+        Ok(self.lock().hook(secret_hash))
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

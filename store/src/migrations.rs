@@ -23,6 +23,7 @@ pub(crate) const SQLITE: &[Migration] = &[
     (11, "API keys", include_str!("../../migrations/sqlite/0011_api_keys.sql")),
     (12, "identities", include_str!("../../migrations/sqlite/0012_identities.sql")),
     (13, "blocked", include_str!("../../migrations/sqlite/0013_blocked.sql")),
+    (14, "hooks", include_str!("../../migrations/sqlite/0014_hooks.sql")),
 ];
 
 pub(crate) const POSTGRES: &[Migration] = &[
@@ -43,6 +44,7 @@ pub(crate) const POSTGRES: &[Migration] = &[
     (15, "API keys", include_str!("../../migrations/postgres/0015_api_keys.sql")),
     (16, "identities", include_str!("../../migrations/postgres/0016_identities.sql")),
     (17, "blocked", include_str!("../../migrations/postgres/0017_blocked.sql")),
+    (18, "hooks", include_str!("../../migrations/postgres/0018_hooks.sql")),
 ];
 
 /// Changing the schema of a large database takes long, and an administrator can see that the database is at work.

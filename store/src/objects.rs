@@ -164,6 +164,51 @@ pub enum Cursor {
     After(Offset),
 }
 
+/// An incoming hook to create.
+#[derive(Clone, Debug)]
+pub struct NewHook {
+    /// The name of the room.
+    pub room: String,
+    pub creator: UserId,
+    pub name: String,
+    /// The user whose messages will be posted, created if necessary.
+    pub bot_name: String,
+    /// The folded name of that user.
+    pub bot_key: String,
+    pub secret_hash: String,
+    /// The most hooks that the room may have.
+    pub limit: u64,
+}
+
+/// An incoming hook as those who manage the room see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hook {
+    pub id: i64,
+    pub name: String,
+    /// The user whose messages are posted.
+    pub bot: User,
+    pub creator: User,
+    pub created_at: UnixMillis,
+}
+
+/// Where a hook posts to, and as whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HookTarget {
+    /// The hook's id.
+    pub hook: i64,
+    pub room: RoomId,
+    /// The hook's name.
+    pub name: String,
+    pub bot: User,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeletedHook {
+    pub room: RoomId,
+    /// The user whose messages were posted. It may still be a member of the room.
+    pub bot: User,
+}
+
 /// A message (kind 0) as the history over HTTP shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {

@@ -361,7 +361,7 @@ impl From<JoinError> for RoomError {
 }
 
 /// The room with this name and the actor's role in it. `NoRoom` also for a private room that the actor is not in.
-async fn look_up(
+pub(crate) async fn look_up(
     db: &mut DbConnection,
     name: &str,
     actor: UserId,
@@ -629,6 +629,7 @@ pub(crate) async fn sweep_step(db: &mut DbConnection) -> Result<bool, StoreError
     }
     let sql = "DELETE FROM positions WHERE room_id = $1 AND reader IN (SELECT reader FROM readers)";
     db.execute(sql, &[room]).await?;
+    db.execute("DELETE FROM hooks WHERE room_id = $1", &[room]).await?;
     db.execute("DELETE FROM rooms WHERE id = $1", &[room]).await?;
     Ok(true)
 }

@@ -3,8 +3,8 @@
 use crate::commits::Commits;
 use crate::error::{ApiKeyError, AppendError, CreateUserError, RenameError, RoomError, StoreError};
 use crate::objects::{
-    Account, Addition, ApiKey, AuditEntry, Cursor, Enrolment, Join, Login, MemberPage, MessagePage, Move, NewApiKey,
-    NewRoom, NewUser, Progress, Registration, Removal, Room, UnreadRoom,
+    Account, Addition, ApiKey, AuditEntry, Cursor, DeletedHook, Enrolment, Hook, HookTarget, Join, Login, MemberPage,
+    MessagePage, Move, NewApiKey, NewHook, NewRoom, NewUser, Progress, Registration, Removal, Room, UnreadRoom,
 };
 use crate::postgres::{Lead, PostgresBus};
 use crate::unwritten::UnwrittenMarkers;
@@ -310,6 +310,21 @@ pub trait Store: Send + Sync + 'static {
 
     /// The newest rows of the audit log, oldest first: at most `limit`, and at most 1,000.
     async fn audit(&self, limit: usize) -> Result<Vec<AuditEntry>, StoreError>;
+
+    // ── hooks ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Creates an incoming hook, for the owner or a moderator of the room, and the user whose messages it posts. That
+    /// user does not become a member of the room by this.
+    async fn create_hook(&self, hook: NewHook) -> Result<Hook, RoomError>;
+
+    /// The hooks of a room by id ascending, for its owner and moderators.
+    async fn hooks(&self, room: &str, actor: UserId) -> Result<Vec<Hook>, RoomError>;
+
+    /// Deletes a hook, for the owner or a moderator of the room.
+    async fn delete_hook(&self, room: &str, actor: UserId, hook: i64) -> Result<DeletedHook, RoomError>;
+
+    /// The hook with this secret, for a request of a program. Client addresses are served in turn.
+    async fn hook(&self, secret_hash: &str, client: IpAddr) -> Result<Option<HookTarget>, StoreError>;
 
     // ── operations ──────────────────────────────────────────────────────────────────────────────────────────────────
 

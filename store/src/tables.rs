@@ -96,6 +96,11 @@ pub(crate) const TABLES: [Table; 15] = [
         columns: &["reader", "room_id", "room_offset", "batch_to", "batch_epoch", "batch_at"],
         key: "reader, room_id",
     },
+    Table {
+        name: "hooks",
+        columns: &["id", "room_id", "user_id", "name", "secret_hash", "created_by", "created_at"],
+        key: "id",
+    },
 ];
 
 impl Table {

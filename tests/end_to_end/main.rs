@@ -137,6 +137,7 @@ mod failover;
 mod faults_databases;
 mod faults_sockets;
 mod health;
+mod hooks;
 mod issuers;
 mod journey;
 mod keys;

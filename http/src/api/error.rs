@@ -130,9 +130,9 @@ impl From<RoomError> for MethodError {
             RoomError::Store(error) => return error.into(),
             RoomError::NoRoom => UNKNOWN_CHANNEL,
             RoomError::NotMember | RoomError::NotAllowed(_) => PERMISSION_DENIED,
-            RoomError::NameTaken => CONFLICT,
-            RoomError::NoUser => BAD_REQUEST,
-            RoomError::Full | RoomError::TooManyOwned(_) => LIMIT_EXCEEDED,
+            RoomError::NameTaken | RoomError::HookNameTaken => CONFLICT,
+            RoomError::NoUser | RoomError::NoHook => BAD_REQUEST,
+            RoomError::Full | RoomError::TooManyOwned(_) | RoomError::TooManyHooks(_) => LIMIT_EXCEEDED,
             RoomError::TooOften { .. } => TOO_MANY_REQUESTS,
         };
         MethodError::new(code, error.to_string())

@@ -5,7 +5,6 @@ use super::error::{Answered, MethodError};
 use super::params::Params;
 use super::publishing::Target;
 use crate::objects::fitting;
-use crate::rooms::history_since;
 use crate::validation;
 use serde::Serialize;
 use serde_json::json;
@@ -104,7 +103,7 @@ impl Caller {
         let before = app.store.generation();
         let enrolled = app.store.enroll(name, user.id, self.key.user.id).await?;
         if let Some(publication) = enrolled.publication {
-            app.chat.learn(enrolled.room, history_since(app, before), publication);
+            app.chat.learn(enrolled.room, app.history_since(before), publication);
         }
         if enrolled.joined {
             app.chat.notify(user.id, UserEvent::Joined { room: name.into() });

@@ -5,6 +5,7 @@ mod api;
 mod connection;
 mod cookie;
 mod cors;
+mod hooks;
 mod input;
 mod messages;
 mod names;

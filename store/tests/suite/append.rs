@@ -1,7 +1,7 @@
 //! The commit path, with one batch at a time.
 
 use crate::harness::*;
-use uproar_model::{Item, Kind, Outcome, Refusal, RoomId};
+use uproar_model::{Item, Kind, Outcome, Refusal, RoomId, UserId};
 use uproar_store::Cursor;
 
 pub async fn offsets_and_numbers_have_no_gaps(world: World) {

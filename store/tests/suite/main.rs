@@ -6,6 +6,7 @@ mod append;
 mod fixture;
 mod harness;
 mod history;
+mod hooks;
 mod markers;
 mod memberships;
 mod model;
@@ -146,6 +147,12 @@ on_every_store! {
         only_so_many_names_are_reserved_for_one_owner,
         a_name_that_looks_like_a_reserved_one_is_reserved_too,
         only_the_owner_can_delete_a_room;
+    hooks:
+        a_hook_is_found_by_its_secret,
+        hooks_are_managed_by_owners_and_moderators,
+        a_room_has_so_many_hooks_and_each_name_once,
+        a_hook_never_gets_the_account_of_a_person,
+        the_hooks_of_a_deleted_room_are_gone;
     memberships:
         a_new_membership_is_in_the_log,
         what_changes_nothing_is_not_in_the_log,
