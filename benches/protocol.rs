@@ -27,6 +27,7 @@ fn message(text_bytes: usize) -> Entry {
         body: Some("x".repeat(text_bytes).into()),
         edited: None,
         deleted: None,
+        meta: None,
     })
 }
 

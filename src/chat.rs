@@ -272,6 +272,7 @@ impl uproar_http::Chat for Chat {
                 kind: message.kind,
                 target: message.target,
                 body: message.body.map(Into::into),
+                meta: message.meta.map(Into::into),
             },
             username: message.user.username,
         };

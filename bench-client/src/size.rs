@@ -124,6 +124,7 @@ fn fill(url: &str, data: &Path, messages: u64) -> Result<()> {
                     kind: Kind::Message,
                     target: None,
                     body: Some(Arc::clone(&text)),
+                    meta: None,
                 })
                 .collect();
             let outcomes = store.append(&batch).await?;

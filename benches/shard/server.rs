@@ -199,6 +199,7 @@ impl Server {
             body: Some(Arc::clone(text)),
             edited: None,
             deleted: None,
+            meta: None,
         };
         let learn = Message::Learn { room: ROOM, generation: GENERATION, publication: Box::new(publication) };
         self.shard.receive(NOW, Endpoint::Http, learn, &mut self.host);

@@ -366,6 +366,7 @@ mod tests {
             kind: Kind::Message,
             target: None,
             body: Some("x".into()),
+            meta: None,
         };
         Box::new(Append { caller, era, deadline_ms, item, username: "ann".into() })
     }

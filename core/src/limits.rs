@@ -1,6 +1,7 @@
 //! Every limit, each defined once, with its unit in its name. `--limit NAME=VALUE` sets one: tests shorten the long
 //! ones, operators raise the low ones.
 
+use uproar_model::META_LIMIT_BYTES;
 use uproar_model::fairness::Rate;
 
 /// Declares the limits. Each has a purpose (its doc comment), a name, a default and a range of valid values.
@@ -132,7 +133,7 @@ impl Limits {
     /// Checks the limits against each other.
     pub fn check(&self) -> Result<(), LimitError> {
         // JSON escapes make a text at most six times as long. The rest is for names, ids and other fields.
-        let needed = 6 * self.text_limit_bytes + 4 * KIB;
+        let needed = 6 * self.text_limit_bytes + META_LIMIT_BYTES as u64 + 4 * KIB;
         if self.outbound_message_limit_bytes < needed {
             return Err(LimitError::Message { text: self.text_limit_bytes, needed });
         }
@@ -441,11 +442,11 @@ mod tests {
     fn the_longest_text_must_fit_into_a_message() {
         let mut limits = Limits::default();
         assert_eq!(limits.check(), Ok(()));
-        limits.outbound_message_limit_bytes = 6 * 16 * KIB + 4 * KIB;
+        limits.outbound_message_limit_bytes = 6 * 16 * KIB + 8 * KIB;
         assert_eq!(limits.check(), Ok(()));
         limits.text_limit_bytes += 1;
         let error = limits.check().unwrap_err().to_string();
-        assert!(error.contains("text_limit_bytes=16385") && error.contains("102406 bytes"), "{error}");
+        assert!(error.contains("text_limit_bytes=16385") && error.contains("106502 bytes"), "{error}");
     }
 
     #[test]

@@ -125,7 +125,8 @@ pub struct Append {
 impl Append {
     /// The bytes that count against the bounds of batches and lanes: the strings, and a row's overhead.
     pub fn cost_bytes(&self) -> u64 {
-        64 + self.item.id.len() as u64 + self.item.body.as_ref().map_or(0, |b| b.len() as u64)
+        let length = |text: &Option<Arc<str>>| text.as_ref().map_or(0, |text| text.len() as u64);
+        64 + self.item.id.len() as u64 + length(&self.item.body) + length(&self.item.meta)
     }
 }
 

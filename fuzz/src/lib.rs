@@ -81,6 +81,7 @@ pub fn data(input: &[u8]) {
         body: publish.body.as_deref().map(Into::into),
         edited: None,
         deleted: None,
+        meta: None,
     };
     let mut json = Vec::new();
     data::encode(&mut json, &shown);

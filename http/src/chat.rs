@@ -189,6 +189,8 @@ pub struct PublishRequest {
     pub target: Option<Offset>,
     /// The text (`Message`, `Edit`) or the emoji (`React`, `Unreact`), checked; `None` for `Delete`.
     pub body: Option<String>,
+    /// For a `Message`: the JSON that its sender attaches, compact and checked.
+    pub meta: Option<String>,
     /// The span of the call, if it has one.
     pub span: Option<SpanContext>,
 }

@@ -20,6 +20,18 @@ use uproar_model::text;
 /// The most bytes of an unknown field's name that an error repeats.
 const NAME_LIMIT_BYTES: usize = 128;
 
+/// The field whose value is not interpreted: digits of numbers and the order of names are kept.
+const RAW: &str = "meta";
+
+/// The value of the field [`RAW`], as it was sent.
+pub(crate) struct RawJson(pub String);
+
+impl<'de> Deserialize<'de> for RawJson {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<RawJson, D::Error> {
+        String::deserialize(deserializer).map(RawJson)
+    }
+}
+
 /// What is wrong with one field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldError {
@@ -45,6 +57,8 @@ pub(crate) struct Given(Vec<(String, Sent)>);
 /// A value as it was sent.
 enum Sent {
     Json(Value),
+    /// Of a field that is kept as it is.
+    Raw(Box<RawValue>),
     /// From a query.
     Text(String),
 }
@@ -134,8 +148,9 @@ impl<'de> Deserialize<'de> for Given {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Given, A::Error> {
                 let mut given = Vec::new();
-                while let Some((name, value)) = map.next_entry()? {
-                    given.push((name, Sent::Json(value)));
+                while let Some(name) = map.next_key::<String>()? {
+                    let value = if name == RAW { Sent::Raw(map.next_value()?) } else { Sent::Json(map.next_value()?) };
+                    given.push((name, value));
                 }
                 Ok(Given(given))
             }
@@ -237,7 +252,7 @@ impl Field<'_> {
         let number = match &self.sent {
             Some(Sent::Json(value)) => value.as_u64(),
             Some(Sent::Text(text)) => text.parse().ok(),
-            None => None,
+            Some(Sent::Raw(_)) | None => None,
         };
         number.filter(|number| *number <= limit).unwrap_or_else(|| {
             self.report(must_be);
@@ -252,6 +267,7 @@ impl<'de> Deserializer<'de> for Field<'_> {
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match self.sent {
             None | Some(Sent::Json(Value::Null)) => visitor.visit_none(),
+            Some(Sent::Raw(ref json)) if json.get() == "null" => visitor.visit_none(),
             Some(_) => visitor.visit_some(self),
         }
     }
@@ -259,6 +275,7 @@ impl<'de> Deserializer<'de> for Field<'_> {
     fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match self.sent {
             Some(Sent::Json(Value::String(text)) | Sent::Text(text)) => visitor.visit_string(text),
+            Some(Sent::Raw(json)) => visitor.visit_str(json.get()),
             _ => {
                 self.report("must be a string");
                 visitor.visit_str("")

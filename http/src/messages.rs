@@ -4,7 +4,7 @@ use crate::app::{App, Route};
 use crate::authentication::Authenticated;
 use crate::chat::{PublishError, PublishRequest};
 use crate::errors::{ApiError, Code};
-use crate::fields::FieldError;
+use crate::fields::{FieldError, RawJson};
 use crate::input::{Body, Emoji, MessageOffset, Precheck, Query, RoomName, fold};
 use crate::objects::MessagePageObject;
 use crate::traces::CallSpan;
@@ -118,6 +118,7 @@ struct Change {
     /// The message that a `Message` replies to, or that anything else is about.
     target: Option<Offset>,
     body: Option<String>,
+    meta: Option<String>,
     /// The epoch of the room that it is meant for.
     epoch: Option<String>,
 }
@@ -131,6 +132,8 @@ struct Publish {
     id: Option<String>,
     #[garde(inner(custom(validation::offset)))]
     reply_to: Option<u64>,
+    #[garde(inner(custom(validation::meta)))]
+    meta: Option<RawJson>,
     #[garde(skip)]
     epoch: Option<String>,
 }
@@ -148,8 +151,11 @@ async fn publish(
     span: Option<Extension<CallSpan>>,
     Body(body): Body<Publish>,
 ) -> Result<Response, ApiError> {
-    let Publish { text, id, reply_to, epoch } = body;
-    let change = Change { kind: Kind::Message, id, target: reply_to, body: Some(text), epoch };
+    let Publish { text, id, reply_to, meta, epoch } = body;
+    let meta = meta
+        .map(|meta| data::new_meta(&meta.0).map_err(|error| ApiError::invalid("meta", error.message)))
+        .transpose()?;
+    let change = Change { kind: Kind::Message, id, target: reply_to, body: Some(text), meta, epoch };
     append(&app, auth, &name, span, change).await.map(|answer| (StatusCode::CREATED, answer).into_response())
 }
 
@@ -179,7 +185,7 @@ async fn edit(
     Body(body): Body<Edit>,
 ) -> Result<Response, ApiError> {
     let Edit { text, id, epoch } = body;
-    let change = Change { kind: Kind::Edit, id, target: Some(target), body: Some(text), epoch };
+    let change = Change { kind: Kind::Edit, id, target: Some(target), body: Some(text), meta: None, epoch };
     append(&app, auth, &name, span, change).await.map(IntoResponse::into_response)
 }
 
@@ -201,7 +207,7 @@ async fn delete(
     span: Option<Extension<CallSpan>>,
     Query(Identified { id, epoch }): Query<Identified>,
 ) -> Result<Response, ApiError> {
-    let change = Change { kind: Kind::Delete, id, target: Some(target), body: None, epoch };
+    let change = Change { kind: Kind::Delete, id, target: Some(target), body: None, meta: None, epoch };
     append(&app, auth, &name, span, change).await.map(IntoResponse::into_response)
 }
 
@@ -215,7 +221,7 @@ async fn react(
     Query(Identified { id, epoch }): Query<Identified>,
 ) -> Result<Response, ApiError> {
     let emoji = data::new_reaction(&emoji).map_err(|_| not_an_emoji())?;
-    let change = Change { kind: Kind::React, id, target: Some(target), body: Some(emoji), epoch };
+    let change = Change { kind: Kind::React, id, target: Some(target), body: Some(emoji), meta: None, epoch };
     append(&app, auth, &name, span, change).await.map(IntoResponse::into_response)
 }
 
@@ -229,7 +235,7 @@ async fn unreact(
     Query(Identified { id, epoch }): Query<Identified>,
 ) -> Result<Response, ApiError> {
     let emoji = data::old_reaction(emoji).map_err(|_| not_an_emoji())?;
-    let change = Change { kind: Kind::Unreact, id, target: Some(target), body: Some(emoji), epoch };
+    let change = Change { kind: Kind::Unreact, id, target: Some(target), body: Some(emoji), meta: None, epoch };
     append(&app, auth, &name, span, change).await.map(IntoResponse::into_response)
 }
 
@@ -275,8 +281,8 @@ async fn append(
         return Err(ApiError::new(Code::WrongEpoch, text).on("epoch"));
     }
     let span = span.map(|Extension(span)| span.context);
-    let Change { kind, id, target, body, .. } = change;
-    let message = PublishRequest { room: room.id, user: auth.user, kind, id, target, body, span };
+    let Change { kind, id, target, body, meta, .. } = change;
+    let message = PublishRequest { room: room.id, user: auth.user, kind, id, target, body, meta, span };
     let stored = app.chat.publish(message).await.map_err(|error| publish_error(error, room.kind, kind))?;
     Ok(Json(json!({"offset": stored.offset, "epoch": &*room.epoch.0, "time": stored.time})))
 }

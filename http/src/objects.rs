@@ -135,6 +135,8 @@ struct MessageObject<'a> {
     edited: Option<Offset>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     deleted: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    meta: Option<&'a RawValue>,
     reactions: Vec<ReactionObject<'a>>,
 }
 
@@ -163,6 +165,7 @@ impl<'a> From<&'a Message> for MessageObject<'a> {
             reply_to: message.reply_to,
             edited: message.edited,
             deleted: message.deleted,
+            meta: message.meta.as_deref().and_then(|meta| serde_json::from_str(meta).ok()),
             reactions: message.reactions.iter().map(ReactionObject::from).collect(),
         }
     }

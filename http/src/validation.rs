@@ -1,8 +1,10 @@
 //! Rules for the values of fields. Their errors read as sentences after the field's name and never repeat the value.
 
 use crate::email;
+use crate::fields::RawJson;
 use garde::{Error, Result};
 use uproar_core::limits::Limits;
+use uproar_core::protocol::data;
 use uproar_model::text::{self, fits, is_visible, normalize_password};
 use uproar_model::{
     BOT_MARK, NAME_LIMIT_BYTES, check_message_id, check_new_name, fold_name, is_bot_name, reserved_lookalike,
@@ -151,6 +153,13 @@ pub(crate) fn text(value: &str, _: &Limits) -> Result {
 /// The sender's own id for a message.
 pub(crate) fn message_id(value: &str, _: &Limits) -> Result {
     check_message_id(value).map_err(|error| Error::new(error.to_string()))
+}
+
+pub(crate) fn meta(value: &RawJson, _: &Limits) -> Result {
+    // The error says what is wrong with `the meta`.
+    data::new_meta(&value.0)
+        .map(drop)
+        .map_err(|error| Error::new(error.message.strip_prefix("the meta ").unwrap_or(&error.message).to_owned()))
 }
 
 pub(crate) fn offset(value: &u64, _: &Limits) -> Result {

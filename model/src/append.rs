@@ -55,7 +55,13 @@ pub struct Item {
     pub target: Option<Offset>,
     /// The text (`Message`, `Edit`) or the emoji (`React`, `Unreact`); `None` for `Delete`. Without U+0000.
     pub body: Option<Arc<str>>,
+    /// For a `Message`: JSON that the sender attached for its own purposes, compact, at most [`META_LIMIT_BYTES`] long.
+    /// Otherwise `None`.
+    pub meta: Option<Arc<str>>,
 }
+
+/// The longest `meta` of a message, in bytes of compact JSON.
+pub const META_LIMIT_BYTES: usize = 4096;
 
 /// Kinds of reactions that a message can have. PostgreSQL's function `append` knows this number too.
 pub const REACTION_KINDS_LIMIT: usize = 20;

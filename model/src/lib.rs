@@ -16,7 +16,7 @@ mod publication;
 pub mod text;
 
 pub use access::{Admission, JoinError, JoinedRoom, Marker, PageRequest, Revocation, Revocations, Role, UserEvent};
-pub use append::{Item, Kind, OWN_REACTIONS_LIMIT, Outcome, REACTION_KINDS_LIMIT, Refusal, Stored};
+pub use append::{Item, Kind, META_LIMIT_BYTES, OWN_REACTIONS_LIMIT, Outcome, REACTION_KINDS_LIMIT, Refusal, Stored};
 pub use claims::{Claims, Identity, TokenError};
 pub use clock::{Clock, Reading, boottime, boottime_ms};
 pub use lease::Lease;

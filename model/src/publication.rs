@@ -25,6 +25,8 @@ pub struct Publication {
     pub edited: Option<Offset>,
     /// The offset of the deletion of this `Message`, or of the message that this `Edit` changed.
     pub deleted: Option<Offset>,
+    /// `Message`: the JSON that its sender attached, until it is deleted. An edit does not change it.
+    pub meta: Option<Arc<str>>,
 }
 
 /// The body of an `Added` or `Removed`: the member's id and, after a space, the name that the member has at that time.
@@ -94,6 +96,7 @@ mod tests {
                 body: Some(body.into()),
                 edited: None,
                 deleted: None,
+                meta: None,
             };
             publication.member().map(|member| (member.id.to_owned(), member.username.map(str::to_owned)))
         };

@@ -75,6 +75,7 @@ mod tests {
             body: Some("a \"quote\"".into()),
             edited: None,
             deleted: None,
+            meta: None,
         };
         let epoch = Epoch("ab.1f".into());
         let publications = [publication(message).unwrap()];

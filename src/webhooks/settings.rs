@@ -194,6 +194,7 @@ mod tests {
             body: None,
             edited: None,
             deleted: None,
+            meta: None,
         }
     }
 

@@ -65,5 +65,6 @@ fn item(rooms: &[RoomId], users: &[UserId]) -> Result<Item, getrandom::Error> {
         kind: Kind::Message,
         target: None,
         body: Some("x".repeat(100).into()),
+        meta: None,
     })
 }

@@ -20,7 +20,10 @@ pub(crate) fn refusal(item: &Item) -> Option<Refusal> {
         Kind::React | Kind::Unreact => body.is_some_and(is_key) && item.target.is_some(),
         Kind::Removed | Kind::RoomChanged | Kind::Added | Kind::Unknown => false,
     };
-    let is_valid = is_well_formed && is_key(&item.id) && body.is_none_or(is_storable);
+    let has_place_for_meta = item.kind == Kind::Message || item.meta.is_none();
+    let texts = [body, item.meta.as_deref()];
+    let is_valid =
+        is_well_formed && has_place_for_meta && is_key(&item.id) && texts.into_iter().flatten().all(is_storable);
     (!is_valid).then_some(Refusal::BadData)
 }
 

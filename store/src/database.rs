@@ -1126,6 +1126,7 @@ mod tests {
             kind: Kind::Message,
             target: None,
             body: Some("x".repeat(16 * 1024).into()),
+            meta: None,
         };
         let batch: Vec<_> = (0..50).map(item).collect();
 

@@ -4,6 +4,9 @@ use crate::check::rows_limit;
 use crate::connection::{Arg, DbConnection, json, offset_arg, wrong_row_count};
 use crate::error::{RoomError, StoreError};
 use crate::objects::{Cursor, Message, MessagePage, Reaction};
+use sqlx::postgres::PgRow;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{FromRow, Row};
 use uproar_model::{
     DatabaseGeneration, Head, Kind, Offset, Page, PageRequest, Publication, RoomId, Swept, User, UserId,
 };
@@ -12,7 +15,7 @@ use uproar_model::{
 pub(crate) const PAGE_ITEMS_LIMIT: usize = 1024;
 
 /// The head (epoch, last offset, last number), and one publication or NULLs: offset, number, kind, user, username,
-/// the sender's id, target, body, edited, deleted, time. Last, in the first row, viewers as a JSON array or NULL.
+/// the sender's id, target, body, edited, deleted, time, meta. Last, in the first row, viewers as a JSON array or NULL.
 type PageRow = (
     String,
     i64,
@@ -28,6 +31,7 @@ type PageRow = (
     Option<i64>,
     Option<i64>,
     Option<i64>,
+    Option<String>,
     Option<String>,
 );
 
@@ -45,17 +49,19 @@ macro_rules! page_sql {
       SELECT top, CASE WHEN $4 > 0 THEN $2 ELSE top - $5 END AS bottom FROM head
     ), item AS (
       SELECT m.room_offset, m.number, m.kind, m.user_id, m.client_id, m.target_offset, m.edit_offset, m.created_at,
+        m.meta,
         CASE WHEN m.kind = 1 THEN t.body ELSE m.body END AS body,
         CASE WHEN m.kind = 1 THEN t.gone_offset ELSE m.gone_offset END AS gone_offset
       FROM messages m
       LEFT JOIN messages t ON m.kind = 1 AND t.room_id = m.room_id AND t.room_offset = m.target_offset
       WHERE m.room_id = $1 AND m.room_offset > (SELECT bottom FROM span) AND m.room_offset <= (SELECT top FROM span)
     ), counted AS (
-      SELECT i.*, row_number() OVER w AS n, sum(coalesce(octet_length(i.body), 0)) OVER w AS bytes
+      SELECT i.*, row_number() OVER w AS n,
+        sum(coalesce(octet_length(i.body), 0) + coalesce(octet_length(i.meta), 0)) OVER w AS bytes
       FROM item i WINDOW w AS (ORDER BY i.room_offset * $4)
     )
     SELECT head.epoch, head.last_offset, head.last_number, c.room_offset, c.number, CAST(c.kind AS bigint), c.user_id,
-      u.username, c.client_id, c.target_offset, c.body, c.edit_offset, c.gone_offset, c.created_at,
+      u.username, c.client_id, c.target_offset, c.body, c.edit_offset, c.gone_offset, c.created_at, c.meta,
       CASE WHEN coalesce(c.n, 1) = 1 THEN
         (SELECT ",
             $list,
@@ -102,7 +108,7 @@ pub(crate) async fn page(
     };
     let epoch = db.generation().epoch(&first.0);
     let head = Head { epoch, offset: first.1.unsigned_abs(), number: first.2.unsigned_abs() };
-    let members = first.14.as_deref().map_or(Ok(Vec::new()), serde_json::from_str::<Vec<i64>>);
+    let members = first.15.as_deref().map_or(Ok(Vec::new()), serde_json::from_str::<Vec<i64>>);
     let members = members.map_err(|error| StoreError::Failed(format!("can't parse the members of a room: {error}")))?;
     let mut members: Vec<_> = members.into_iter().map(UserId).collect();
     members.sort_unstable();
@@ -122,7 +128,7 @@ pub(crate) fn more(request: PageRequest, publications: &[Publication], head: Off
 }
 
 fn publication_from(row: PageRow) -> Option<Publication> {
-    let (_, _, _, offset, number, kind, user, username, id, target, body, edited, deleted, time, _) = row;
+    let (_, _, _, offset, number, kind, user, username, id, target, body, edited, deleted, time, meta, _) = row;
     let kind = Kind::from_number(kind?);
     // What the columns mean for a kind of a newer release is unknown.
     let is_known = kind != Kind::Unknown;
@@ -140,12 +146,13 @@ fn publication_from(row: PageRow) -> Option<Publication> {
         body: body.filter(|_| is_known).map(Into::into),
         edited: edited.filter(|_| is_known).map(i64::unsigned_abs),
         deleted: deleted.filter(|_| is_known).map(i64::unsigned_abs),
+        meta: meta.filter(|_| is_known).map(Into::into),
     })
 }
 
 /// The room (its id, kind, epoch, last offset, whether the viewer is a member), and one message or NULLs: offset,
 /// number, user, username, text, the sender's id, time, reply to, edited, deleted, and reactions as JSON.
-type MessageRow = (
+type MessageColumns = (
     i64,
     i64,
     String,
@@ -163,6 +170,20 @@ type MessageRow = (
     Option<i64>,
     Option<String>,
 );
+
+/// These columns and, behind them, the message's meta. Tuples are not that long.
+struct MessageRow(MessageColumns, Option<String>);
+
+macro_rules! impl_message_row {
+    ($($row:ty),+) => {$(
+        impl FromRow<'_, $row> for MessageRow {
+            fn from_row(row: &$row) -> Result<MessageRow, sqlx::Error> {
+                Ok(MessageRow(FromRow::from_row(row)?, row.try_get(16)?))
+            }
+        }
+    )+};
+}
+impl_message_row!(SqliteRow, PgRow);
 
 /// The direction and the functions that build JSON differ. The room's id comes from a scalar subquery: with that
 /// equality, rows are read from the index in order, however long the room's log is.
@@ -192,7 +213,8 @@ macro_rules! messages_sql {
          SELECT k.emoji, k.users, CASE WHEN re.user_id IS NULL THEN 0 ELSE 1 END AS mine, k.since
          FROM reaction_kinds k LEFT JOIN reactions re ON re.room_id = k.room_id AND re.room_offset = k.room_offset
            AND re.emoji = k.emoji AND re.user_id = $2
-         WHERE k.room_id = i.room_id AND k.room_offset = i.room_offset ORDER BY k.since, k.emoji LIMIT 20) x)
+         WHERE k.room_id = i.room_id AND k.room_offset = i.room_offset ORDER BY k.since, k.emoji LIMIT 20) x),
+      i.meta
     FROM room
     LEFT JOIN item i ON i.room_id = room.id
     LEFT JOIN users u ON u.id = i.user_id
@@ -227,11 +249,12 @@ pub(crate) async fn messages(
     let Some(first) = rows.first() else {
         return Err(RoomError::NoRoom);
     };
-    let (room, kind, member) = (RoomId(first.0), first.1, first.4);
+    let MessageRow(columns, _) = first;
+    let (room, kind, member) = (RoomId(columns.0), columns.1, columns.4);
     if !member {
         return Err(if kind == 0 { RoomError::NotMember } else { RoomError::NoRoom });
     }
-    let (epoch, offset) = (db.generation().epoch(&first.2), first.3.unsigned_abs());
+    let (epoch, offset) = (db.generation().epoch(&columns.2), columns.3.unsigned_abs());
     let mut messages =
         rows.into_iter().filter_map(|row| message_from(row).transpose()).collect::<Result<Vec<_>, _>>()?;
     let more = messages.len() > limit;
@@ -246,8 +269,8 @@ pub(crate) async fn messages(
     Ok(MessagePage { room, messages, epoch, offset, more })
 }
 
-fn message_from(row: MessageRow) -> Result<Option<Message>, StoreError> {
-    let (_, _, _, _, _, offset, number, user, username, text, id, time, reply_to, edited, deleted, reactions) = row;
+fn message_from(MessageRow(columns, meta): MessageRow) -> Result<Option<Message>, StoreError> {
+    let (_, _, _, _, _, offset, number, user, username, text, id, time, reply_to, edited, deleted, reactions) = columns;
     let (Some(offset), Some(number), Some(user), Some(username), Some(id), Some(time)) =
         (offset, number, user, username, id, time)
     else {
@@ -263,6 +286,7 @@ fn message_from(row: MessageRow) -> Result<Option<Message>, StoreError> {
         reply_to: reply_to.map(i64::unsigned_abs),
         edited: edited.map(i64::unsigned_abs),
         deleted: deleted.is_some(),
+        meta,
         reactions: reactions.as_deref().map_or(Ok(Vec::new()), reactions_from)?,
     }))
 }
@@ -342,6 +366,7 @@ pub(crate) async fn membership_changes(
             body: body.map(Into::into),
             edited: None,
             deleted: None,
+            meta: None,
         })
     };
     Ok(rows.into_iter().filter_map(change).collect())

@@ -119,6 +119,7 @@ struct LogRow {
     body: Option<Arc<str>>,
     edited: Option<Offset>,
     deleted: Option<Offset>,
+    meta: Option<Arc<str>>,
     time: UnixMillis,
 }
 
@@ -183,7 +184,8 @@ impl MemoryStore {
                 return Outcome::Refused(Refusal::NoRoom);
             };
             // The text of an edit is not kept, nor is the original text of an edited or deleted message.
-            let is_same_body = old.body.is_none() || old.edited.is_some() || old.body == item.body;
+            let is_same_body =
+                old.body.is_none() || old.edited.is_some() || old.body == item.body && old.meta == item.meta;
             let is_same = old.kind == item.kind && old.target == item.target && is_same_body;
             return if is_same { Outcome::Duplicate(old.stored()) } else { Outcome::Refused(Refusal::IdReused) };
         }
@@ -253,7 +255,8 @@ impl MemoryStore {
         let mut bytes = 0;
         for row in offsets.take(request.items_limit.min(PAGE_ITEMS_LIMIT)).filter_map(|offset| stored.row(offset)) {
             let publication = self.publication(stored, row);
-            bytes += publication.body.as_ref().map_or(0, |body| body.len());
+            let texts = [&publication.body, &publication.meta];
+            bytes += texts.into_iter().flatten().map(|text| text.len()).sum::<usize>();
             if bytes > request.bytes_limit && !publications.is_empty() {
                 break;
             }
@@ -278,6 +281,7 @@ impl MemoryStore {
             body: shown.body.clone(),
             edited: row.edited,
             deleted: shown.deleted,
+            meta: row.meta.clone(),
         }
     }
 
@@ -364,6 +368,7 @@ impl MemoryStore {
             kind,
             target: None,
             body: Some(member_body(member, &username).into()),
+            meta: None,
         };
         room.push(now, &item);
         let room = self.rooms.get(&id)?;
@@ -912,6 +917,7 @@ impl MemoryStore {
             reply_to: row.target,
             edited: row.edited,
             deleted: row.deleted.is_some(),
+            meta: row.meta.as_deref().map(str::to_owned),
             reactions,
         }
     }
@@ -967,6 +973,7 @@ impl StoredRoom {
             body: item.body.clone().filter(|_| item.kind != Kind::Edit),
             edited: None,
             deleted: None,
+            meta: item.meta.clone(),
             time: now,
         };
         let stored = row.stored();
@@ -983,6 +990,7 @@ impl StoredRoom {
             (Kind::Delete, _) => {
                 if let Some(meant) = self.row_mut(target) {
                     meant.body = None;
+                    meant.meta = None;
                     meant.deleted = Some(offset);
                 }
                 self.reactions.retain(|(of, _), _| *of != target);

@@ -24,6 +24,7 @@ pub(crate) const SQLITE: &[Migration] = &[
     (12, "identities", include_str!("../../migrations/sqlite/0012_identities.sql")),
     (13, "blocked", include_str!("../../migrations/sqlite/0013_blocked.sql")),
     (14, "hooks", include_str!("../../migrations/sqlite/0014_hooks.sql")),
+    (15, "meta", include_str!("../../migrations/sqlite/0015_meta.sql")),
 ];
 
 pub(crate) const POSTGRES: &[Migration] = &[
@@ -45,6 +46,7 @@ pub(crate) const POSTGRES: &[Migration] = &[
     (16, "identities", include_str!("../../migrations/postgres/0016_identities.sql")),
     (17, "blocked", include_str!("../../migrations/postgres/0017_blocked.sql")),
     (18, "hooks", include_str!("../../migrations/postgres/0018_hooks.sql")),
+    (19, "meta", include_str!("../../migrations/postgres/0019_meta.sql")),
 ];
 
 /// Changing the schema of a large database takes long, and an administrator can see that the database is at work.

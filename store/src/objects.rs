@@ -224,6 +224,8 @@ pub struct Message {
     /// The offset of the last edit.
     pub edited: Option<Offset>,
     pub deleted: bool,
+    /// The JSON that its sender attached; `None` for a deleted message.
+    pub meta: Option<String>,
     /// One for each emoji, in the byte order of the emoji.
     pub reactions: Vec<Reaction>,
 }

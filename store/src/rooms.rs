@@ -314,6 +314,7 @@ impl From<Change> for Publication {
             body: Some(body.into()),
             edited: None,
             deleted: None,
+            meta: None,
         }
     }
 }

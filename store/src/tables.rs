@@ -69,6 +69,7 @@ pub(crate) const TABLES: [Table; 15] = [
             "edit_offset",
             "gone_offset",
             "created_at",
+            "meta",
         ],
         key: "room_id, room_offset",
     },

@@ -3,7 +3,7 @@
 
 use crate::client::{Agent, Outbox, Stream};
 use crate::random::Random;
-use crate::store::{History, SimStore};
+use crate::store::{History, SimStore, meta_of, shown_meta};
 use crate::surveys::DISCONNECTED;
 use crate::world::{Admissions, BAD_TEXT, ClientId, Frame, ROOMS, Removal, World};
 use serde_json::{Value, json};
@@ -347,7 +347,7 @@ impl World {
                     (2, Some(own)) => json!({"delete": own, "id": id}),
                     (3, _) => json!({"react": any, "emoji": "👍", "id": id}),
                     (4, _) => json!({"unreact": any, "emoji": "👍", "id": id}),
-                    _ => json!({"text": text, "id": id}),
+                    _ => json!({"text": text, "id": id, "meta": meta_of(&id)}),
                 };
                 // The order of other kinds is not checked: a target that does not exist yet may exist when the item is
                 // sent again, and a second deletion of a message is answered with the offset of the first.
@@ -901,6 +901,7 @@ fn matches_store(
         && publication["info"]["user"] == row.user.id.to_string()
         && data["id"].as_str() == Some(&*row.id).filter(|id| !id.starts_with('~'))
         && history.shows(room, row, from, text)
+        && data["meta"] == shown_meta(row, text)
         && history.is_edited_at(room, row, data["edited"].as_u64(), text)
         && data["username"].as_str() == member.and_then(|member| member.username)
         && match row.kind {

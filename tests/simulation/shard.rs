@@ -170,7 +170,7 @@ impl Rig {
             let id = format!("{room}.{}", self.store.head(room) + 1);
             let body = Some("y".repeat(length).into());
             let room = self.store.room_id(room);
-            let item = Item { room, user: OWNER, id: id.into(), kind: Kind::Message, target: None, body };
+            let item = Item { room, user: OWNER, id: id.into(), kind: Kind::Message, target: None, body, meta: None };
             self.store.append(unix_ms, &[item]);
         }
     }

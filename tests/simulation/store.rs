@@ -1,5 +1,6 @@
 //! The simulator's database: the store in memory, which passes the store test suite, and a record of every text.
 
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
 use std::sync::Arc;
@@ -22,6 +23,18 @@ pub struct History {
     store: MemoryStore,
     rooms: Vec<RoomId>,
     versions: BTreeMap<(RoomId, Offset), Vec<Version>>,
+}
+
+/// The meta with which clients send the message with this id. It survives edits.
+pub fn meta_of(id: &str) -> Value {
+    let number = id.rsplit_once('-').and_then(|(_, number)| number.parse::<u64>().ok());
+    number.filter(|number| number % 3 == 0).map_or(Value::Null, Value::from)
+}
+
+/// The meta with which a publication must be shown, if it is shown with this text.
+pub fn shown_meta(row: &Publication, text: Option<&str>) -> Value {
+    let has_meta = row.kind == Kind::Message && text.is_some() && !row.id.starts_with('~');
+    if has_meta { meta_of(&row.id) } else { Value::Null }
 }
 
 /// The text of a message from an offset on, which is its own offset or that of an edit. None: it is deleted.

@@ -5,7 +5,7 @@ use crate::bus::{Line, NodeBus};
 use crate::client::{Agent, Outbox, Received};
 use crate::random::Random;
 use crate::sdk::Sdk;
-use crate::store::{History, SimStore};
+use crate::store::{History, SimStore, meta_of, shown_meta};
 use crate::surveys::{DISCONNECTED, SimSurvey};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -1595,6 +1595,7 @@ impl World {
                 kind: Kind::Message,
                 target: None,
                 body: Some("by http".into()),
+                meta: None,
             },
             username: format!("user{user}").into(),
         }
@@ -1669,7 +1670,7 @@ impl World {
         for (id, text) in to_send {
             frames.push(match is_live {
                 true => format!("{user} {attempt} {}", id.rsplit('-').next().unwrap_or_default()),
-                false => json!({"text": text, "id": id}).to_string(),
+                false => json!({"text": text, "id": id, "meta": meta_of(&id)}).to_string(),
             });
             if is_live {
                 // Publishing to a `live:` channel is not acknowledged.
@@ -2019,6 +2020,7 @@ impl World {
                     && kind == row_type
                     && history.shows(room_id, &row, agent.replay_from, event["text"].as_str())
                     && history.is_edited_at(room_id, &row, event["edited"].as_u64(), event["text"].as_str())
+                    && event["meta"] == shown_meta(&row, event["text"].as_str())
                     && (event["deleted"] == true)
                         == (matches!(row.kind, Kind::Message | Kind::Edit) && event["text"].is_null())
                     && event[row_type].as_str() == member.map(|member| member.id)

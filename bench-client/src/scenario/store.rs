@@ -144,6 +144,7 @@ async fn commit(store: Arc<dyn Store>, lane: Lane, clock: Clock, phases: Phases)
                     kind: Kind::Message,
                     target: None,
                     body: Some(Arc::clone(&lane.text)),
+                    meta: None,
                 }
             })
             .collect();

@@ -122,6 +122,9 @@ enum Item {
     /// A publication: room, generation, offset, number, kind, user, username, id, time, target, body.
     #[serde(rename = "p")]
     Publication(i64, String, u64, u64, i64, i64, String, String, u64, Option<u64>, Option<String>),
+    /// The same, and then the meta.
+    #[serde(rename = "m")]
+    WithMeta(i64, String, u64, u64, i64, i64, String, String, u64, Option<u64>, Option<String>, String),
     #[serde(rename = "h")]
     Head(i64),
     /// A read marker: user, room, its id, offset, number.
@@ -213,19 +216,20 @@ impl WireClient {
 impl Item {
     fn of(announcement: &Announcement) -> Item {
         match announcement {
-            Announcement::Stored { room, generation, publication: p } => Item::Publication(
-                room.0,
-                generation.to_string(),
-                p.offset,
-                p.number,
-                p.kind as i64,
-                p.user.id.0,
-                p.user.username.to_string(),
-                p.id.to_string(),
-                p.time,
-                p.target,
-                p.body.as_deref().map(str::to_owned),
-            ),
+            Announcement::Stored { room, generation, publication: p } => {
+                let (room, generation) = (room.0, generation.to_string());
+                let (offset, number, kind, user) = (p.offset, p.number, p.kind as i64, p.user.id.0);
+                let (username, id, time, target) = (p.user.username.to_string(), p.id.to_string(), p.time, p.target);
+                let body = p.body.as_deref().map(str::to_owned);
+                match p.meta.as_deref().map(str::to_owned) {
+                    None => Item::Publication(
+                        room, generation, offset, number, kind, user, username, id, time, target, body,
+                    ),
+                    Some(meta) => Item::WithMeta(
+                        room, generation, offset, number, kind, user, username, id, time, target, body, meta,
+                    ),
+                }
+            }
             Announcement::Head { room } => Item::Head(room.0),
             Announcement::Live { channel, entry } => Item::Live(
                 channel.to_string(),
@@ -286,9 +290,19 @@ impl Item {
                 let kind = Some(Kind::from_number(kind)).filter(|kind| *kind != Kind::Unknown)?;
                 let user = User { id: UserId(user), username: username.into() };
                 let (id, body) = (id.into(), body.map(Into::into));
-                let (edited, deleted) = (None, None);
-                let publication = Publication { offset, number, kind, user, id, time, target, body, edited, deleted };
+                let (edited, deleted, meta) = (None, None, None);
+                let publication =
+                    Publication { offset, number, kind, user, id, time, target, body, edited, deleted, meta };
                 Some(Announcement::Stored { room: RoomId(room), generation, publication: Box::new(publication) })
+            }
+            Item::WithMeta(room, generation, offset, number, kind, user, username, id, time, target, body, meta) => {
+                let without =
+                    Item::Publication(room, generation, offset, number, kind, user, username, id, time, target, body);
+                let mut announcement = without.announcement()?;
+                if let Announcement::Stored { publication, .. } = &mut announcement {
+                    publication.meta = Some(meta.into());
+                }
+                Some(announcement)
             }
             Item::Head(room) => Some(Announcement::Head { room: RoomId(room) }),
             Item::Read(user, room, id, offset, number) => {
@@ -414,7 +428,10 @@ impl Outgoing {
         self.waiting.push_back(match announcement {
             // It does not fit.
             Announcement::Stored { room, publication, .. }
-                if publication.body.as_ref().is_some_and(|body| body.len() >= self.limit_bytes) =>
+                if [&publication.body, &publication.meta]
+                    .into_iter()
+                    .flatten()
+                    .any(|text| text.len() >= self.limit_bytes) =>
             {
                 Announcement::Head { room }
             }
@@ -510,6 +527,7 @@ mod tests {
             body: Some(text.into()),
             edited: None,
             deleted: None,
+            meta: None,
         };
         Announcement::Stored {
             room: RoomId(7),
@@ -583,8 +601,12 @@ mod tests {
     fn announcements_survive_the_bus() {
         let room: std::sync::Arc<str> = "lobby".into();
         let marker = Marker { offset: 4, number: 3 };
+        let mut with_meta = stored(2, "x");
+        let Announcement::Stored { publication, .. } = &mut with_meta else { panic!("it is one") };
+        publication.meta = Some(r#"{"a":"\\"}"#.into());
         let mut all = vec![
             stored(1, "grüß \u{1f600} \"dich\"\n"),
+            with_meta,
             Announcement::Head { room: RoomId(8) },
             Announcement::User {
                 user: UserId(5),

@@ -369,5 +369,6 @@ fn publication(append: &Append, stored: Stored) -> Publication {
         body: append.item.body.clone(),
         edited: None,
         deleted: None,
+        meta: append.item.meta.clone(),
     }
 }

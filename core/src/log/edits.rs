@@ -36,7 +36,10 @@ impl Edit {
     fn apply(&self, p: &mut Publication) {
         p.body = self.text.clone();
         match self.text {
-            None => p.deleted = Some(self.offset),
+            None => {
+                p.deleted = Some(self.offset);
+                p.meta = None;
+            }
             Some(_) if p.kind == Kind::Message => p.edited = Some(self.offset),
             Some(_) => {}
         }

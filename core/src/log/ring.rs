@@ -175,6 +175,7 @@ mod tests {
             body: body.map(Into::into),
             edited: None,
             deleted: None,
+            meta: None,
         })
     }
 

@@ -3,7 +3,7 @@
 
 use super::edits::Edits;
 use crate::protocol::{Entry, Format, Frames};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use uproar_model::Offset;
 
 /// The approximate size of the largest segment, in bytes of content.
@@ -66,7 +66,10 @@ impl Segment {
 /// The memory that an entry takes, roughly: its strings and a fixed overhead.
 fn cost_bytes(entry: &Entry) -> usize {
     128 + match entry {
-        Entry::Stored(p) => p.id.len() + p.body.as_ref().map_or(0, |b| b.len()),
+        Entry::Stored(p) => {
+            let length = |text: &Option<Arc<str>>| text.as_ref().map_or(0, |text| text.len());
+            p.id.len() + length(&p.body) + length(&p.meta)
+        }
         Entry::Live(l) => l.data.len(),
     }
 }

@@ -6,7 +6,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uproar_model::text::{self, EMOJI_LIMIT_BYTES};
-use uproar_model::{Kind, Offset, Publication, check_message_id, shown_message_id};
+use uproar_model::{Kind, META_LIMIT_BYTES, Offset, Publication, check_message_id, shown_message_id};
 
 /// The greatest depth of nested JSON.
 pub const NESTING_LIMIT: usize = 64;
@@ -29,6 +29,8 @@ pub struct Publish {
     pub target: Option<Offset>,
     /// The text (`Message`, `Edit`) or the emoji (`React`, `Unreact`), validated.
     pub body: Option<String>,
+    /// For a `Message`: the JSON that the sender attaches, compact, validated.
+    pub meta: Option<String>,
     /// The epoch of the room that it is meant for; `None` for whichever room has the name now.
     pub epoch: Option<String>,
 }
@@ -36,7 +38,7 @@ pub struct Publish {
 impl Publish {
     /// A message with this text, which replies to no other.
     pub fn message(text: String) -> Publish {
-        Publish { kind: Kind::Message, id: None, target: None, body: Some(text), epoch: None }
+        Publish { kind: Kind::Message, id: None, target: None, body: Some(text), meta: None, epoch: None }
     }
 }
 
@@ -77,6 +79,8 @@ struct Fields<'a> {
     text: Option<&'a RawValue>,
     #[serde(borrow)]
     reply_to: Option<&'a RawValue>,
+    #[serde(borrow)]
+    meta: Option<&'a RawValue>,
     #[serde(borrow)]
     edit: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -120,13 +124,23 @@ fn decode_fields(data: &[u8]) -> Result<Publish, RejectedPublish> {
     }
     let target = value::<Offset>(target).ok().filter(|offset| offset.is_none_or(|o| (1..1 << 53).contains(&o)));
     let Some(target) = target else { return Err(bad(&format!("{name} must be the offset of a message"), id)) };
+    let meta = match fields.meta {
+        None => None,
+        Some(_) if kind != Kind::Message => {
+            return Err(bad("only a message can have meta, and keeps it when it is edited", id));
+        }
+        Some(meta) => match new_meta(meta.get()) {
+            Ok(meta) => Some(meta),
+            Err(error) => return Err(RejectedPublish { error, id }),
+        },
+    };
     let (body, what) = match kind {
         Kind::Message | Kind::Edit => (fields.text, "text"),
         Kind::React | Kind::Unreact => (fields.emoji, "emoji"),
-        _ => return Ok(Publish { kind, id, target, body: None, epoch }),
+        _ => return Ok(Publish { kind, id, target, body: None, meta, epoch }),
     };
     match string(what, body) {
-        Ok(Some(body)) => Ok(Publish { kind, id, target, body: Some(body), epoch }),
+        Ok(Some(body)) => Ok(Publish { kind, id, target, body: Some(body), meta, epoch }),
         Ok(None) => Err(bad(&format!("the {what} is missing"), id)),
         Err(error) => Err(bad(&error, id)),
     }
@@ -184,6 +198,23 @@ pub fn check_text(text: &str, limit_bytes: usize) -> Result<(), ProtocolError> {
         return Err(ProtocolError::new(BAD_REQUEST, "the text contains the character U+0000, which cannot be stored"));
     }
     Ok(())
+}
+
+/// The meta of a new message, in the form in which it is stored.
+pub fn new_meta(json: &str) -> Result<String, ProtocolError> {
+    let meta =
+        compact(json.as_bytes()).map_err(|error| ProtocolError::new(BAD_REQUEST, format!("the meta {error}")))?;
+    if meta.len() <= META_LIMIT_BYTES {
+        return Ok(meta);
+    }
+    let text = format!("the meta is too long: it has {} bytes of compact JSON, and {META_LIMIT_BYTES} fit", meta.len());
+    Err(ProtocolError::new(LIMIT_EXCEEDED, text))
+}
+
+/// The meta of a publication as JSON.
+pub(super) fn meta(p: &Publication) -> Option<&RawValue> {
+    // What can't be parsed was not stored by a server.
+    serde_json::from_str(p.meta.as_deref()?).ok()
 }
 
 /// The emoji of a new reaction, in the one form in which it is stored.
@@ -301,6 +332,8 @@ pub fn encode(out: &mut Vec<u8>, p: &Publication) {
         reply_to: Option<Offset>,
         #[serde(skip_serializing_if = "Option::is_none")]
         edited: Option<Offset>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        meta: Option<&'a RawValue>,
     }
     /// Empty: the log does not record what changed.
     #[derive(Serialize)]
@@ -313,7 +346,9 @@ pub fn encode(out: &mut Vec<u8>, p: &Publication) {
     // A deleted message loses its reply and edit offsets together with its text.
     let data = match p.kind {
         Kind::Message if is_deleted => Data { deleted: true, id, ..Data::default() },
-        Kind::Message => Data { text: body, id, reply_to: p.target, edited: p.edited, ..Data::default() },
+        Kind::Message => {
+            Data { text: body, id, reply_to: p.target, edited: p.edited, meta: meta(p), ..Data::default() }
+        }
         Kind::Edit if is_deleted => Data { edit: p.target, deleted: true, id, ..Data::default() },
         Kind::Edit => Data { edit: p.target, text: body, id, ..Data::default() },
         Kind::Delete => Data { delete: p.target, id, ..Data::default() },
@@ -346,6 +381,7 @@ mod tests {
             body: Some("a <\"quoted\">\nline".into()),
             edited: None,
             deleted: None,
+            meta: None,
         };
         change(&mut publication);
         let mut out = Vec::new();
@@ -437,7 +473,7 @@ mod tests {
         let read = |data: &str| decode(data.as_bytes(), 10);
         let publish = |kind, body: Option<&str>| {
             let body = body.map(Into::into);
-            Ok(Publish { kind, id: Some("x".into()), target: Some(3), body, epoch: None })
+            Ok(Publish { kind, id: Some("x".into()), target: Some(3), body, meta: None, epoch: None })
         };
         let all = r#""id":"x","text":"new","emoji":"👍","reply_to":9"#;
         assert_eq!(read(&format!(r#"{{"edit":3,{all}}}"#)), publish(Kind::Edit, Some("new")));
@@ -472,6 +508,38 @@ mod tests {
         assert!(read(&old(48)).is_ok(), "a reaction of an earlier version can be taken back");
         assert_eq!(read(&old(49)).unwrap_err().error.code, BAD_REQUEST);
         assert_eq!(read(r#"{"edit":3,"text":"longer than ten"}"#).unwrap_err().error.code, LIMIT_EXCEEDED);
+    }
+
+    #[test]
+    fn meta_is_any_json_of_a_message() {
+        let meta = |meta: &str| decode(format!(r#"{{"text":"a","meta":{meta}}}"#).as_bytes(), 10);
+        for (sent, stored) in [
+            ("{ \"b\" : 1.0,\n\"a\":[ ] }", r#"{"b":1.0,"a":[]}"#),
+            ("12345678901234567890123", "12345678901234567890123"),
+            ("\"x\\u0000y\"", "\"x\\u0000y\""),
+            ("false", "false"),
+        ] {
+            assert_eq!(meta(sent).unwrap().meta.as_deref(), Some(stored));
+        }
+        assert_eq!(meta("null").unwrap().meta, None);
+        let text = |bytes: usize| format!("\"{}\"", "x".repeat(bytes - 2));
+        assert!(meta(&text(META_LIMIT_BYTES)).is_ok());
+        let too_long = meta(&text(META_LIMIT_BYTES + 1)).unwrap_err().error;
+        assert_eq!(too_long.code, LIMIT_EXCEEDED);
+        assert!(too_long.message.contains("4097 bytes"), "{}", too_long.message);
+        let cut = meta("{\"a\":\"\\ud83d\"}").unwrap_err().error;
+        assert_eq!((cut.code, cut.message), (BAD_REQUEST, format!("the meta {HALF_A_PAIR}")));
+        for (data, id) in
+            [(r#"{"edit":3,"text":"a","id":"x","meta":1}"#, "x"), (r#"{"delete":3,"id":"x","meta":{}}"#, "x")]
+        {
+            let rejected = decode(data.as_bytes(), 10).unwrap_err();
+            assert_eq!((rejected.error.code, rejected.id.as_deref()), (BAD_REQUEST, Some(id)), "{data}");
+        }
+        let shown = |change: fn(&mut Publication)| shown(Kind::Message, change);
+        let with_meta = shown(|p| p.meta = Some(r#"{"a":1}"#.into()));
+        assert!(with_meta.ends_with(r#""reply_to":2,"meta":{"a":1}}"#), "{with_meta}");
+        let deleted = shown(|p| (p.meta, p.body, p.deleted) = (Some("1".into()), None, Some(9)));
+        assert!(!deleted.contains("meta"), "{deleted}");
     }
 
     #[test]

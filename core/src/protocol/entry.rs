@@ -94,6 +94,7 @@ mod tests {
                 body: Some("hi".into()),
                 edited: None,
                 deleted: None,
+                meta: None,
             })
         };
         let entries = [stored(4), stored(5)];

@@ -71,6 +71,8 @@ struct PublicationEvent<'a> {
     edited: Option<Offset>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     deleted: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    meta: Option<&'a serde_json::value::RawValue>,
 }
 
 #[derive(Serialize)]
@@ -135,6 +137,7 @@ fn encode_publication(out: &mut Vec<u8>, p: &Publication) {
             reply_to: p.target.filter(|_| is_message && p.deleted.is_none()),
             edited: p.edited.filter(|_| is_message && p.deleted.is_none()),
             deleted: matches!(p.kind, Kind::Message | Kind::Edit) && p.deleted.is_some(),
+            meta: if is_message && p.deleted.is_none() { data::meta(p) } else { None },
         },
     );
 }
@@ -261,6 +264,7 @@ mod tests {
             body: Some("a \"quoted\"\nline".into()),
             edited: None,
             deleted: None,
+            meta: None,
         };
         let mut out = Vec::new();
         encode(&mut out, &Entry::Stored(publication));
@@ -286,6 +290,7 @@ mod tests {
             body: Some("4 Ben B".into()),
             edited: None,
             deleted: None,
+            meta: None,
         };
         let removed = Publication { kind: Kind::Removed, body: Some("4".into()), ..publication.clone() };
         let frame = |publication| {

@@ -174,6 +174,7 @@ impl Shard {
                 kind: publish.kind,
                 target: publish.target,
                 body: publish.body.map(Into::into),
+                meta: publish.meta.map(Into::into),
             },
             username: user.username,
         });

@@ -155,7 +155,7 @@ impl Caller {
         }
         let text_limit = self.app.settings.limits.text_limit_bytes as usize;
         let publish = data::decode(outgoing.data.as_bytes(), text_limit).map_err(|rejected| rejected.error)?;
-        let Publish { kind, id, target, body, epoch } = publish;
+        let Publish { kind, id, target, body, meta, epoch } = publish;
         let id = one_id(outgoing.idempotency_key.as_deref(), id)?;
         let author = self.author_of(&outgoing.data).await?;
         let room = self.app.store.room_named(name, self.key.user.id).await?;
@@ -166,7 +166,7 @@ impl Caller {
             return Err(MethodError::new(UNRECOVERABLE_POSITION, text));
         }
         let is_bot = author.id == self.key.user.id;
-        let request = PublishRequest { room, user: author, kind, target, body, id, span: self.span };
+        let request = PublishRequest { room, user: author, kind, target, body, meta, id, span: self.span };
         let stored = match self.app.chat.publish(request.clone()).await {
             // The bot user becomes a member of a room when it first publishes there.
             Err(PublishError::Refused(Refusal::NotMember)) if is_bot => {

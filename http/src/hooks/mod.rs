@@ -273,7 +273,9 @@ async fn post(
     let span = span.map(|Extension(span)| span.context);
     let HookTarget { room, bot, .. } = hook;
     let body = Some(text.into_owned());
-    app.chat.publish(PublishRequest { room, user: bot, kind: Kind::Message, id, target: None, body, span }).await?;
+    app.chat
+        .publish(PublishRequest { room, user: bot, kind: Kind::Message, id, target: None, body, meta: None, span })
+        .await?;
     Ok("ok")
 }
 

@@ -229,6 +229,39 @@ async fn each_publish_error_has_its_status_and_code() {
     }
 }
 
+#[tokio::test]
+async fn a_message_can_carry_meta() {
+    let server = server().await;
+    let mut ann = server.sign_up("ann").await;
+    ann.post("/rooms", json!({"name": "lobby"})).await.expect(201);
+    // The order of names and the digits of numbers are kept, so that a retry over WebSocket is the same.
+    let body = |meta: &str| format!(r#"{{"text":"x","id":"m1","meta":{meta}}}"#);
+    let sent = r#"{ "b": 12345678901234567890123, "a": [1.0, null] }"#;
+    let first = ann.post_text("/rooms/lobby/messages", &body(sent)).await.expect(201);
+    let compact = r#"{"b":12345678901234567890123,"a":[1.0,null]}"#;
+    assert_eq!(server.chat.published.lock().unwrap()[0].meta.as_deref(), Some(compact));
+    let page = ann.get("/rooms/lobby/messages").await;
+    assert!(page.text().contains(&format!("\"meta\":{compact}")), "{}", page.text());
+    assert_eq!(ann.post_text("/rooms/lobby/messages", &body(compact)).await.expect(201), first);
+    for other in ["null", "{}"] {
+        let reused = ann.post_text("/rooms/lobby/messages", &body(other)).await;
+        reused.assert_error(409, "id_reused", Some("id"));
+    }
+    let long = format!("\"{}\"", "x".repeat(4095));
+    for wrong in [long.as_str(), r#""\ud83d""#] {
+        let refused = ann.post_text("/rooms/lobby/messages", &body(wrong)).await;
+        refused.assert_error(422, "invalid_field", Some("meta"));
+    }
+    ann.post_text("/rooms/lobby/messages", &body("{")).await.assert_error(400, "malformed_json", None);
+    ann.post("/rooms/lobby/messages", json!({"meta": 1})).await.assert_error(422, "missing_field", Some("text"));
+    let edit = ann.patch("/rooms/lobby/messages/1", json!({"text": "y", "meta": {}})).await;
+    edit.assert_error(422, "unknown_field", Some("meta"));
+    ann.patch("/rooms/lobby/messages/1", json!({"text": "y"})).await.expect(200);
+    assert!(ann.get("/rooms/lobby/messages").await.text().contains(compact), "an edit keeps it");
+    ann.delete("/rooms/lobby/messages/1").await.expect(200);
+    assert!(!ann.get("/rooms/lobby/messages").await.text().contains("meta"), "a deletion removes it");
+}
+
 /// The text and the reactions of the first message of the room.
 async fn first_message(client: &mut Client) -> (Value, Value) {
     let page = client.get("/rooms/lobby/messages").await.expect(200);

@@ -187,6 +187,7 @@ async fn responses_that_a_user_does_not_read_are_bounded() {
         kind: Kind::Message,
         target: None,
         body: Some("x".repeat(16 << 10).into()),
+        meta: None,
     };
     let batch: Vec<_> = (0..500).map(item).collect();
     server.store.append(&batch).await.unwrap();

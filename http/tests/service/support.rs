@@ -69,6 +69,7 @@ impl Chat for FakeChat {
             kind: message.kind,
             target: message.target,
             body: message.body.map(Into::into),
+            meta: message.meta.map(Into::into),
         };
         match self.store.append(&[item]).await.map_err(|_| PublishError::OutcomeUnknown)?[0] {
             Outcome::New(stored) | Outcome::Duplicate(stored) => Ok(stored),

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use uproar_model::{Clock, Item, Outcome, Refusal, Stored, UnixMillis};
 
-const APPEND: &str = "SELECT item, outcome, at_offset, at_number, at_ms FROM append($1, $2, $3, $4, $5, $6, $7)";
+const APPEND: &str = "SELECT item, outcome, at_offset, at_number, at_ms FROM append($1, $2, $3, $4, $5, $6, $7, $8)";
 
 /// How long after it was sent an attempt can still store something, by the database's clock. A client that gets no
 /// answer from this process may ask another one, which must not be overtaken much later by what got stuck here.
@@ -90,6 +90,9 @@ async fn append(
     let mut outcomes: Vec<_> = batch.iter().map(|item| check::refusal(item).map(Outcome::Refused)).collect();
     let sent: Vec<_> = (0..batch.len()).filter(|&index| outcomes[index].is_none()).collect();
     let items = || sent.iter().map(|&index| &batch[index]);
+    // Most batches have none, and then the function does without.
+    let has_meta = items().any(|item| item.meta.is_some());
+    let metas = has_meta.then(|| items().map(|item| item.meta.as_deref()).collect::<Vec<_>>());
     let rows = sqlx::query_as::<_, AnswerRow>(APPEND)
         .bind(items().map(|item| item.room.0).collect::<Vec<_>>())
         .bind(items().map(|item| item.user.0).collect::<Vec<_>>())
@@ -98,6 +101,7 @@ async fn append(
         .bind(items().map(|item| item.target.map(offset_arg)).collect::<Vec<_>>())
         .bind(items().map(|item| item.body.as_deref()).collect::<Vec<_>>())
         .bind(offset_arg(void_ms))
+        .bind(metas)
         .fetch_all(connection)
         .await?;
     let unexpected = || sqlx::Error::Protocol("append() returned an unexpected row".to_owned());

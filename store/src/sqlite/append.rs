@@ -59,7 +59,7 @@ fn meaning(code: Option<i32>, stage: Stage) -> fn(String) -> AppendError {
 
 /// What the database knows about an item: the item's index; the room's last offset and number (NULL: no room); the
 /// sender's role (NULL: not a member); the row stored under the item's id: offset, number, time, whether its kind and
-/// target are the same, whether its body is; the target's author, number and time, and the offset, number and time of
+/// target are the same, whether its body and meta are; the target's author, number and time, and the offset, number and time of
 /// its deletion.
 type Facts = (
     i64,
@@ -84,12 +84,12 @@ type Facts = (
 const FACTS: &str = "
     WITH item AS (
       SELECT e.key AS n, e.value ->> 0 AS room_id, e.value ->> 1 AS user_id, e.value ->> 2 AS client_id,
-        e.value ->> 3 AS kind, e.value ->> 4 AS target, e.value ->> 5 AS body
+        e.value ->> 3 AS kind, e.value ->> 4 AS target, e.value ->> 5 AS body, e.value ->> 6 AS meta
       FROM json_each($1) e
     )
     SELECT i.n, h.last_offset, h.last_number, m.role, old.room_offset, old.number, old.created_at,
       old.kind = i.kind AND old.target_offset IS i.target,
-      old.body IS NULL OR old.edit_offset IS NOT NULL OR old.body = i.body,
+      old.body IS NULL OR old.edit_offset IS NOT NULL OR (old.body = i.body AND old.meta IS i.meta),
       t.user_id, t.number, t.created_at, gone.room_offset, gone.number, gone.created_at
     FROM item i
     LEFT JOIN heads h ON h.room_id = i.room_id
@@ -98,20 +98,33 @@ const FACTS: &str = "
     LEFT JOIN messages t ON t.room_id = i.room_id AND t.room_offset = i.target AND t.kind = 0
     LEFT JOIN messages gone ON gone.room_id = t.room_id AND gone.room_offset = t.gone_offset";
 
-// Both statements read the same JSON rows: room, offset, number, kind, user, id, target, body.
-const INSERT: &str = "
-    INSERT INTO messages (room_id, room_offset, number, kind, user_id, client_id, target_offset, body, created_at)
-    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, $2
+// Both statements read the same JSON rows: room, offset, number, kind, user, id, target, body, meta.
+macro_rules! insert_sql {
+    ($column:literal, $value:literal) => {
+        concat!(
+            "
+    INSERT INTO messages (room_id, room_offset, number, kind, user_id, client_id, target_offset, body, created_at",
+            $column,
+            ")
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, $2",
+            $value,
+            "
     FROM json_each($1);
     UPDATE heads SET last_offset = x.last_offset, last_number = x.last_number
     FROM (SELECT value ->> 0 AS room_id, max(value ->> 1) AS last_offset, max(value ->> 2) AS last_number
       FROM json_each($1) GROUP BY 1) x
-    WHERE heads.room_id = x.room_id";
+    WHERE heads.room_id = x.room_id"
+        )
+    };
+}
+const INSERT: &str = insert_sql!("", "");
+/// For batches in which a message has meta.
+const INSERT_WITH_META: &str = insert_sql!(", meta", ", value ->> 8");
 
 // JSON rows: room, offset, body, edited, deleted.
 const CHANGE: &str = "
     UPDATE messages SET body = x.value ->> 2, edit_offset = coalesce(x.value ->> 3, edit_offset),
-      gone_offset = x.value ->> 4
+      gone_offset = x.value ->> 4, meta = CASE WHEN x.value ->> 4 IS NULL THEN meta END
     FROM json_each($1) x WHERE room_id = x.value ->> 0 AND room_offset = x.value ->> 1;
     DELETE FROM reactions WHERE (room_id, room_offset) IN
       (SELECT value ->> 0, value ->> 1 FROM json_each($1) WHERE value ->> 4 IS NOT NULL);
@@ -150,7 +163,8 @@ async fn append_in_transaction(db: &mut DbConnection, batch: &[Item]) -> Result<
             let is_valid = check::refusal(item).is_none();
             let id = if is_valid { &*item.id } else { "" };
             let body = item.body.as_deref().filter(|_| is_valid);
-            (item.room.0, item.user.0, id, item.kind as u8, item.target.map(offset_arg), body)
+            let meta = item.meta.as_deref().filter(|_| is_valid);
+            (item.room.0, item.user.0, id, item.kind as u8, item.target.map(offset_arg), body, meta)
         })
         .collect();
     let mut facts = db.all::<Facts>(FACTS, &[Arg::Text(&json(&keys))]).await?;
@@ -173,7 +187,8 @@ async fn append_in_transaction(db: &mut DbConnection, batch: &[Item]) -> Result<
     if !judge.rows.is_empty() {
         // In the order of the table, so that neighbouring rows are written one after the other.
         judge.rows.sort_unstable_by_key(|row| (row.0, row.1));
-        db.execute(INSERT, &[Arg::Text(&json(&judge.rows)), Arg::Int(now)]).await?;
+        let sql = if judge.rows.iter().any(|row| row.8.is_some()) { INSERT_WITH_META } else { INSERT };
+        db.execute(sql, &[Arg::Text(&json(&judge.rows)), Arg::Int(now)]).await?;
     }
     if !judge.changes.is_empty() {
         let changes: Vec<_> =
@@ -219,8 +234,8 @@ struct Judge<'b> {
     rows: Vec<NewRow<'b>>,
 }
 
-/// Room, offset, number, kind, user, id, target, body.
-type NewRow<'b> = (i64, i64, i64, u8, i64, &'b str, Option<i64>, Option<&'b str>);
+/// Room, offset, number, kind, user, id, target, body, meta.
+type NewRow<'b> = (i64, i64, i64, u8, i64, &'b str, Option<i64>, Option<&'b str>, Option<&'b str>);
 
 /// Room, offset, user, emoji, since, users, whether the user is one of them.
 type KindRow = (i64, i64, i64, String, i64, i64, bool);
@@ -332,7 +347,7 @@ impl<'b> Judge<'b> {
             let changed = self.changes.contains_key(&(item.room, offset_arg(stored.offset)));
             let same = first.kind == item.kind
                 && first.target == item.target
-                && (first.body == item.body || item.kind == Kind::Edit || changed);
+                && (first.body == item.body && first.meta == item.meta || item.kind == Kind::Edit || changed);
             return Some(if same { Outcome::Duplicate(*stored) } else { Outcome::Refused(Refusal::IdReused) });
         }
         let Some(role) = role else {
@@ -377,7 +392,8 @@ impl<'b> Judge<'b> {
         let body = item.body.as_deref();
         let target = item.target.map(offset_arg);
         let kept = body.filter(|_| item.kind != Kind::Edit);
-        self.rows.push((item.room.0, offset, number, item.kind as u8, item.user.0, &item.id, target, kept));
+        let meta = item.meta.as_deref();
+        self.rows.push((item.room.0, offset, number, item.kind as u8, item.user.0, &item.id, target, kept, meta));
 
         match (item.kind, target) {
             (Kind::Message, _) => {

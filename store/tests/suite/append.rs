@@ -590,3 +590,63 @@ pub async fn targets_beyond_the_log_are_refused(world: World) {
         assert_refused(world.append_one(reply(room, ann, "2", target, "y")).await, Refusal::NoTarget);
     }
 }
+
+/// The meta of a message in the log, in its history and in the log alone.
+async fn meta_of(world: &World, room: RoomId, viewer: UserId, offset: u64) -> (Option<String>, Option<String>) {
+    let page = world.page(room, after(offset - 1)).await.expect("a page");
+    let logged = page.publications[0].meta.as_deref().map(str::to_owned);
+    let history = world.store.messages("lobby", viewer, Cursor::After(offset - 1), 1).await.expect("a page");
+    (logged, history.messages[0].meta.clone())
+}
+
+pub async fn meta_is_kept_until_the_message_is_deleted(world: World) {
+    let Lobby { room, ann, ben, .. } = world.lobby().await;
+    let json = r#"{"a":"\\ \" \u0000 😀","n":1.0}"#;
+    let (with, without) = (with_meta(message(room, ann, "1", "x"), Some(json)), message(room, ann, "2", "y"));
+    let reply = with_meta(reply(room, ben, "3", 1, "z"), Some("7"));
+    assert!(world.append(&[with, without, reply]).await.into_iter().all(|outcome| matches!(outcome, Outcome::New(_))));
+    let some = |text: &str| (Some(text.to_owned()), Some(text.to_owned()));
+    assert_eq!(meta_of(&world, room, ben, 1).await, some(json));
+    assert_eq!(meta_of(&world, room, ben, 2).await, (None, None));
+    assert_eq!(meta_of(&world, room, ben, 3).await, some("7"));
+    new(world.append_one(edit(room, ann, "4", 1, "new")).await);
+    assert_eq!(meta_of(&world, room, ben, 1).await, some(json));
+    let page = world.page(room, after(3)).await.expect("a page");
+    assert_eq!(page.publications[0].meta, None, "the edit has none of its own");
+    new(world.append_one(delete(room, ann, "5", 1)).await);
+    assert_eq!(meta_of(&world, room, ben, 1).await, (None, None));
+    // Both in one batch.
+    let batch = [with_meta(message(room, ann, "6", "x"), Some("8")), delete(room, ann, "7", 6)];
+    assert!(world.append(&batch).await.into_iter().all(|outcome| matches!(outcome, Outcome::New(_))));
+    assert_eq!(meta_of(&world, room, ben, 6).await, (None, None));
+}
+
+pub async fn meta_is_part_of_the_content_of_a_message(world: World) {
+    let Lobby { room, ann, .. } = world.lobby().await;
+    let sent = |id: &str, meta| with_meta(message(room, ann, id, "x"), meta);
+    let first = new(world.append_one(sent("1", Some("1"))).await);
+    assert_eq!(world.append_one(sent("1", Some("1"))).await, Outcome::Duplicate(first));
+    for other in [None, Some("2")] {
+        assert_refused(world.append_one(sent("1", other)).await, Refusal::IdReused);
+    }
+    let second = new(world.append_one(sent("2", None)).await);
+    assert_eq!(world.append_one(sent("2", None)).await, Outcome::Duplicate(second));
+    assert_refused(world.append_one(sent("2", Some("1"))).await, Refusal::IdReused);
+    // In one batch.
+    let outcomes = world.append(&[sent("3", Some("1")), sent("3", Some("1")), sent("3", None)]).await;
+    assert!(matches!(outcomes[1], Outcome::Duplicate(_)), "{outcomes:?}");
+    assert_refused(outcomes[2], Refusal::IdReused);
+    // A message that has been edited since is matched by its id alone.
+    new(world.append_one(edit(room, ann, "4", first.offset, "y")).await);
+    assert_eq!(world.append_one(sent("1", None)).await, Outcome::Duplicate(first));
+}
+
+pub async fn only_messages_have_meta(world: World) {
+    let Lobby { room, ann, .. } = world.lobby().await;
+    new(world.append_one(message(room, ann, "1", "x")).await);
+    for item in [edit(room, ann, "2", 1, "y"), react(room, ann, "2", 1, "👍"), delete(room, ann, "2", 1)] {
+        assert_refused(world.append_one(with_meta(item, Some("1"))).await, Refusal::BadData);
+    }
+    let nul = with_meta(message(room, ann, "2", "x"), Some("\0"));
+    assert_refused(world.append_one(nul).await, Refusal::BadData);
+}

@@ -151,11 +151,16 @@ pub fn before(from: Offset) -> PageRequest {
 }
 
 fn item(kind: Kind, room: RoomId, user: UserId, id: &str, target: Option<Offset>, body: Option<&str>) -> Item {
-    Item { room, user, id: id.into(), kind, target, body: body.map(Into::into) }
+    Item { room, user, id: id.into(), kind, target, body: body.map(Into::into), meta: None }
 }
 
 pub fn message(room: RoomId, user: UserId, id: &str, text: &str) -> Item {
     item(Kind::Message, room, user, id, None, Some(text))
+}
+
+/// The same item with this meta.
+pub fn with_meta(item: Item, meta: Option<&str>) -> Item {
+    Item { meta: meta.map(Into::into), ..item }
 }
 
 pub fn reply(room: RoomId, user: UserId, id: &str, to: Offset, text: &str) -> Item {

@@ -48,8 +48,9 @@ impl Twins {
         let other = format!("{}", random.below(30));
         let emoji = random.pick(&["👍", "🎉", "👍\0", "", &other, &other]);
         let kind = random.below(16);
+        let meta = random.pick(&[None, None, Some("1"), Some("{}"), Some("\0")]);
         let make = |room, user| match kind {
-            0..=5 => message(room, user, &id, text),
+            0..=5 => with_meta(message(room, user, &id, text), meta),
             6 => reply(room, user, &id, target, text),
             7..=9 => edit(room, user, &id, target, text),
             10 => delete(room, user, &id, target),

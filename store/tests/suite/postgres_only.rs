@@ -887,9 +887,12 @@ fn a_migration_does_not_wait_for_locks() {
         // The schema before migration 11.
         run(
             &mut shell,
-            "DROP TABLE nodes; DROP FUNCTION tell_nodes, tell_of_room, tell_of_revocation CASCADE;
-             DROP FUNCTION begin_change, clock_ms, lock_room, publish_change, join_rooms,
-               remove_member, delete_room, append(bigint[], bigint[], text[], smallint[], bigint[], text[], bigint);
+            "DROP TABLE nodes, readers, positions, api_keys, audit, former_names, hooks;
+             ALTER TABLE messages DROP COLUMN meta;
+             DROP FUNCTION tell_nodes, tell_of_room, tell_of_revocation CASCADE;
+             DROP FUNCTION begin_change, enroll_member, clock_ms, lock_room, publish_change, join_rooms,
+               remove_member, delete_room, append(bigint[], bigint[], text[], smallint[], bigint[], text[], bigint),
+               append(bigint[], bigint[], text[], smallint[], bigint[], text[], bigint, text[]);
              DELETE FROM meta WHERE name = 'usable_since'; DELETE FROM _sqlx_migrations WHERE version > 10;
              SELECT pg_advisory_lock(x'7570726f6173'::bigint)",
         )
@@ -941,7 +944,7 @@ fn an_outcome_of_a_newer_release_is_a_refusal() {
             &mut shell,
             "CREATE OR REPLACE FUNCTION append(
                item_rooms bigint[], item_users bigint[], item_ids text[], item_kinds smallint[], item_targets bigint[],
-               item_bodies text[], void_ms bigint)
+               item_bodies text[], void_ms bigint, item_metas text[])
              RETURNS TABLE (item bigint, outcome text, at_offset bigint, at_number bigint, at_ms bigint) LANGUAGE sql
              AS $$ SELECT n, CASE n WHEN 1 THEN 'frobnicated' ELSE 'no_target' END, NULL::bigint, NULL::bigint,
                  NULL::bigint FROM generate_series(1, 2) n $$",

@@ -544,6 +544,7 @@ fn stored(offset: Offset) -> Entry {
         body: Some("a <b>\n\u{2028}".into()),
         edited: None,
         deleted: None,
+        meta: None,
     })
 }
 
