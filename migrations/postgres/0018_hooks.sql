@@ -1,5 +1,5 @@
--- Incoming hooks: a program that knows the secret posts messages to the room, as the user. Without foreign keys, so that
--- no lock of a room is held between two statements. (usable_since stays: older programs do without.)
+-- Incoming hooks: a program that knows the secret posts messages to the room, as the user. Without foreign keys, so
+-- that no lock of a room is held between two statements. (usable_since stays: older programs do without.)
 CREATE TABLE hooks (
   id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   room_id       bigint NOT NULL,

@@ -311,7 +311,7 @@ pub trait Store: Send + Sync + 'static {
     /// The newest rows of the audit log, oldest first: at most `limit`, and at most 1,000.
     async fn audit(&self, limit: usize) -> Result<Vec<AuditEntry>, StoreError>;
 
-    // ── hooks ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── hooks ──
 
     /// Creates an incoming hook, for the owner or a moderator of the room, and the user whose messages it posts. That
     /// user does not become a member of the room by this.

@@ -69,7 +69,7 @@ fn string<'a>(value: &'a Value, pointer: &str) -> &'a str {
     value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
-fn first_of<'a, const N: usize>(texts: [&'a str; N]) -> &'a str {
+fn first_of<const N: usize>(texts: [&str; N]) -> &str {
     texts.into_iter().find(|text| !text.is_empty()).unwrap_or_default()
 }
 
@@ -144,7 +144,10 @@ mod tests {
 
     #[test]
     fn a_push_lists_its_commits() {
-        let commit = |n: usize| json!({"id": format!("{n:040}"), "message": format!("Fix {n}\n\nbecause"), "author": {"name": "Ann Lee"}});
+        let commit = |n: usize| {
+            let (id, message) = (format!("{n:040}"), format!("Fix {n}\n\nbecause"));
+            json!({"id": id, "message": message, "author": {"name": "Ann Lee"}})
+        };
         let body = json!({
             "ref": "refs/heads/main", "compare": "https://github.example/c", "created": false, "deleted": false,
             "forced": false, "commits": [commit(1), commit(2)]
@@ -191,7 +194,7 @@ mod tests {
             ),
             (
                 "release",
-                json!({"action": "published", "release": {"name": "", "tag_name": "v1", "html_url": "https://x.example"}}),
+                json!({"action": "published", "release": {"tag_name": "v1", "html_url": "https://x.example"}}),
                 "ann published release v1 (https://x.example) of octo/hello".to_owned(),
             ),
             (

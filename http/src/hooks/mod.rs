@@ -49,7 +49,7 @@ pub(crate) fn without_secret(path: &str) -> Cow<'_, str> {
     }
 }
 
-// ── management ──────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── management ──
 
 #[derive(Deserialize, Validate)]
 #[garde(context(Limits))]
@@ -173,7 +173,7 @@ fn own_address(headers: &HeaderMap, via_https: bool) -> String {
     format!("{}://{host}", if via_https { "https" } else { "http" })
 }
 
-// ── posts ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── posts ──
 
 /// An error in the words that senders know from Slack, as plain text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

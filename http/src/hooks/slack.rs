@@ -341,12 +341,12 @@ mod tests {
                 {"type": "divider"},
                 {"type": "section", "text": {"type": "mrkdwn", "text": "*app*"},
                     "fields": [{"type": "mrkdwn", "text": "*By*\nAnn"}],
-                    "accessory": {"type": "button", "text": {"type": "plain_text", "text": "Log"}, "url": "https://a.example/l"}},
+                    "accessory": {"type": "button", "text": {"text": "Log"}, "url": "https://a.example/l"}},
                 {"type": "context", "elements": [
                     {"type": "image", "image_url": "https://a.example/i.png", "alt_text": "logo"},
                     {"type": "plain_text", "text": "footnote"}
                 ]},
-                {"type": "image", "title": {"type": "plain_text", "text": "Graph"}, "image_url": "https://a.example/g.png"},
+                {"type": "image", "title": {"text": "Graph"}, "image_url": "https://a.example/g.png"},
                 {"type": "rich_text", "elements": [
                     {"type": "rich_text_section", "elements": [
                         {"type": "text", "text": "see "}, {"type": "link", "url": "https://a.example", "text": "here"},
@@ -361,7 +361,7 @@ mod tests {
                 ]},
                 {"type": "markdown", "text": "**bold** [x](https://a.example)"},
                 {"type": "from the future", "text": "kept"},
-                {"type": "actions", "elements": [{"type": "button", "text": {"text": "Go"}, "url": "https://a.example/go"}]},
+                {"type": "actions", "elements": [{"type": "button", "text": "Go", "url": "https://a.example/go"}]},
                 7
             ]
         });
@@ -379,7 +379,7 @@ mod tests {
             json!([]),
             json!("text"),
             json!({"text": 7, "attachments": {"text": "x"}, "blocks": "x"}),
-            json!({"text": " ", "attachments": [{"fields": {}, "actions": 1, "title_link": 5}], "blocks": [{"type": 1}]}),
+            json!({"text": " ", "attachments": [{"fields": {}, "actions": 1}], "blocks": [{"type": 1}]}),
         ] {
             assert_eq!(message(&body), "", "{body}");
         }

@@ -98,7 +98,10 @@ async fn alertmanager_posts_alerts() {
 #[tokio::test]
 async fn uptime_kuma_posts_changes() {
     let message = "[Shop] [🔴 Down] connect ECONNREFUSED 10.0.0.5:443 <!channel>";
-    let button = |text, url| json!({"type": "button", "text": {"type": "plain_text", "text": text}, "value": "Site", "url": url});
+    let button = |text, url| {
+        let text = json!({"type": "plain_text", "text": text});
+        json!({"type": "button", "text": text, "value": "Site", "url": url})
+    };
     let body = json!({
         "text": message, "channel": "#ops", "username": "Uptime Kuma", "icon_emoji": ":bear:", "attachments": [{
             "color": "#e01e5a", "blocks": [

@@ -59,8 +59,8 @@ fn meaning(code: Option<i32>, stage: Stage) -> fn(String) -> AppendError {
 
 /// What the database knows about an item: the item's index; the room's last offset and number (NULL: no room); the
 /// sender's role (NULL: not a member); the row stored under the item's id: offset, number, time, whether its kind and
-/// target are the same, whether its body and meta are; the target's author, number and time, and the offset, number and time of
-/// its deletion.
+/// target are the same, whether its body and meta are; the target's author, number and time, and the offset, number and
+/// time of its deletion.
 type Facts = (
     i64,
     Option<i64>,

@@ -32,10 +32,10 @@ pub async fn a_hook_is_found_by_its_secret(world: World) {
     let found = world.store.hook("s1", CLIENT).await.unwrap().expect("the hook");
     assert_eq!((found.hook, found.room, found.name.as_str()), (created.id, lobby.room, "Grafana"));
     assert_eq!(found.bot, created.bot);
-    for wrong in ["s2", "", "S1", "s\01"] {
+    for wrong in ["s2", "", "S1", "s\0x"] {
         assert_eq!(world.store.hook(wrong, CLIENT).await.unwrap(), None, "{wrong:?}");
     }
-    assert_eq!(world.store.hooks("lobby", lobby.ann).await.unwrap(), [created.clone()]);
+    assert_eq!(world.store.hooks("lobby", lobby.ann).await.unwrap(), std::slice::from_ref(&created));
 
     // The user exists now, and is no member yet.
     let bot = world.store.account(found.bot.id).await.unwrap().expect("a user");

@@ -887,7 +887,7 @@ fn a_migration_does_not_wait_for_locks() {
         // The schema before migration 11.
         run(
             &mut shell,
-            "DROP TABLE nodes, readers, positions, api_keys, audit, former_names, hooks;
+            "DROP TABLE nodes, readers, positions, api_keys, audit, former_names, identities, hooks;
              ALTER TABLE messages DROP COLUMN meta;
              DROP FUNCTION tell_nodes, tell_of_room, tell_of_revocation CASCADE;
              DROP FUNCTION begin_change, enroll_member, clock_ms, lock_room, publish_change, join_rooms,
