@@ -80,10 +80,8 @@ describe('signing in with an identity provider', () => {
     await signInThere(page, 'ann');
     await page.locator('.main').waitFor();
     expect(page.url()).toBe(`${world.server.url}/`);
-    const name = page.getByText('ann of ID').first();
-    await name.waitFor();
 
-    // What is done here is done as this user, also after a reload, and in another browser.
+    // The user has the name from there, is the same one after a reload, and in another browser.
     const token = world.server.token('ann of ID', 60);
     await world.room(token, 'lobby', 'The lobby');
     await page.reload();
@@ -95,7 +93,7 @@ describe('signing in with an identity provider', () => {
     await other.getByRole('button', { name: 'Sign in with Example ID' }).click();
     await signInThere(other, 'ann');
     await other.getByRole('link', { name: /The lobby/ }).click();
-    await other.locator('.row .text', { hasText: 'Hello' }).waitFor();
+    await other.locator('.row', { hasText: 'Hello' }).getByText('ann of ID').first().waitFor();
     expect(world.pageErrors).toEqual([]);
   });
 
