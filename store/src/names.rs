@@ -6,7 +6,7 @@ use crate::connection::{Arg, DbConnection, json};
 use crate::error::StoreError;
 use crate::users::revoke_sql;
 use std::collections::HashSet;
-use uproar_model::{UserId, fold_name, looks_like, numbered_name, reserved_lookalike, skeleton, text};
+use uproar_model::{UserId, fold_name, is_bot_name, looks_like, numbered_name, reserved_lookalike, skeleton, text};
 
 /// The version of the rules. Names are folded anew when it is higher than the recorded one.
 const RULES: &str = "4";
@@ -57,11 +57,13 @@ async fn is_lookalike(
 }
 
 /// The names that a new user of another system may get, in order: this one, then with a number. A name that many have
-/// gets a number that is surely free. `last_id`: the highest id of a user.
+/// gets a number that is surely free. None looks like the name of a program. `last_id`: the highest id of a user.
 pub(crate) fn candidates(username: &str, last_id: u64) -> impl Iterator<Item = String> {
     let numbers = (2..=NUMBERS_LIMIT).chain(last_id + 1..=last_id + NUMBERS_LIMIT);
     let numbered = numbers.map(|number| numbered_name(username, number));
-    std::iter::once(username.to_owned()).chain(numbered).filter(|name| reserved_lookalike(name).is_none())
+    std::iter::once(username.to_owned())
+        .chain(numbered)
+        .filter(|name| reserved_lookalike(name).is_none() && !is_bot_name(name))
 }
 
 /// Reserves the name of a deleted room, in place of an earlier reservation.
@@ -240,6 +242,13 @@ async fn set(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_user_of_another_system_is_named_like_a_program() {
+        assert_eq!(candidates("Ann", 0).next().as_deref(), Some("Ann"));
+        assert!(candidates("Grafana [bot]", 0).take(3).all(|name| !is_bot_name(&name)));
+        assert_eq!(candidates("admin", 0).next().as_deref(), Some("admin-2"));
+    }
 
     #[test]
     fn older_names_keep_what_has_become_one() {
