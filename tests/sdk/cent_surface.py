@@ -105,8 +105,8 @@ async def surface(client, name):
     await call(client, "unblock_user", cent.UnblockUserRequest(user="bot"))
 
     nodes = (await call(client, "info", cent.InfoRequest())).nodes
-    if not any(node.num_clients >= 1 for node in nodes):
-        raise AssertionError(f"no clients: {nodes!r}")
+    # Only the node that answers is there, and the client may be on another one.
+    expect([bool(node.uid and node.name and node.version) for node in nodes], [True])
 
     batch = cent.BatchRequest(
         requests=[
