@@ -4,7 +4,9 @@
 use crate::client::{FIN, Raw, TEXT, frame, unmasked_frame};
 use crate::databases::Kind;
 use crate::nodes::Cluster;
+use crate::receiver::Receiver;
 use crate::server::{Server, Setup, until};
+use crate::webhooks;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -18,11 +20,17 @@ async fn every_metric_that_operators_are_told_of_exists() {
     let (setup, _) = Setup::new(Kind::Sqlite, &[]).await.with_tls();
     let server = setup.start().await;
     provoke_all_labels(&server).await;
-    // Only a node has a bus.
+    // Only a node has a bus, and only the name of a webhook labels its metrics.
     let cluster = Cluster::start(1, &[]).await;
+    let receiver = Receiver::start([]).await;
+    let sender = webhooks::setup(Kind::Sqlite, &webhooks::hook("crm", &receiver, ""), &[]).await.start().await;
     let mut text = String::new();
-    for server in [&server, &cluster.nodes[0]] {
-        text += &String::from_utf8(server.get("/metrics", "").await.body).expect("UTF-8");
+    for body in [
+        server.get("/metrics", "").await.body,
+        cluster.nodes[0].get("/metrics", "").await.body,
+        webhooks::get_admin(&sender, "/metrics").await,
+    ] {
+        text += &String::from_utf8(body).expect("UTF-8");
     }
     let series = series(&text);
 

@@ -130,7 +130,7 @@ fn admin_port(server: &Server) -> u16 {
     port.chars().filter(char::is_ascii_digit).collect::<String>().parse().expect("a port")
 }
 
-async fn get_admin(server: &Server, path: &str) -> Vec<u8> {
+pub async fn get_admin(server: &Server, path: &str) -> Vec<u8> {
     let mut http = crate::client::Http::connect(admin_port(server)).await.expect("the operators' port");
     http.request("GET", path, &[], None).await.expect("an answer").body
 }
