@@ -101,9 +101,21 @@ pub fn hook(name: &str, receiver: &Receiver, more: &str) -> String {
     format!("[[webhook]]\nname = '{name}'\nurl = 'http://127.0.0.1:{}/hook'\nSECRET_FILE\n{more}\n", receiver.port)
 }
 
+/// Starts a server and waits until its webhooks know where they start. What is stored before that is not sent.
+pub async fn start(setup: Setup) -> Server {
+    let server = setup.start().await;
+    until("the webhooks are prepared", async || {
+        let body: Value = serde_json::from_slice(&get_admin(&server, "/admin/webhooks").await).expect("JSON");
+        let mut hooks = body["webhooks"].as_array().expect("webhooks").iter();
+        hooks.all(|hook| hook["state"] != "standby" && hook["state"] != "preparing")
+    })
+    .await;
+    server
+}
+
 /// A server with one webhook, a user, and a room that was created after the webhook.
 async fn started(kind: Kind, receiver: &Receiver, more: &str) -> (Server, User) {
-    let server = setup(kind, &hook("crm", receiver, more), &[]).await.start().await;
+    let server = start(setup(kind, &hook("crm", receiver, more), &[]).await).await;
     let ann = server.user("ann").await;
     server.create_room(&ann, "lobby").await;
     (server, ann)
@@ -210,7 +222,7 @@ async fn a_post_whose_acceptance_was_not_stored_comes_again_with_the_same_id(kin
     let receiver = Receiver::start([]).await;
     // What is accepted is stored a minute later.
     let setup = setup_with_limit(kind, &hook("crm", &receiver, ""), "reader_write_interval_ms", 60_000).await;
-    let mut server = setup.start().await;
+    let mut server = start(setup).await;
     let ann = server.user("ann").await;
     server.create_room(&ann, "lobby").await;
     say(&server, &ann, "lobby", "hello").await;
@@ -246,7 +258,7 @@ async fn a_retry_has_the_same_publications_with_their_current_content(kind: Kind
 async fn a_room_is_delivered_in_order_in_batches(kind: Kind) {
     let receiver = Receiver::start([Answer::Silence]).await;
     let setup = setup_with_limit(kind, &hook("crm", &receiver, ""), "webhook_timeout_ms", 3_000).await;
-    let server = setup.start().await;
+    let server = start(setup).await;
     let ann = server.user("ann").await;
     server.create_room(&ann, "lobby").await;
     // The first POST is not answered, and meanwhile all the others are stored.
@@ -274,7 +286,7 @@ async fn a_room_is_delivered_in_order_in_batches(kind: Kind) {
 async fn whatever_a_receiver_answers_everything_arrives(kind: Kind) {
     let receiver = Receiver::start([]).await;
     let setup = setup_with_limit(kind, &hook("crm", &receiver, ""), "webhook_timeout_ms", 300).await;
-    let server = setup.start().await;
+    let server = start(setup).await;
     let ann = server.user("ann").await;
     server.create_room(&ann, "lobby").await;
     for (answer, words) in [
@@ -334,7 +346,7 @@ async fn what_is_too_old_is_given_up_loudly(kind: Kind) {
     let receiver = Receiver::start([]).await;
     receiver.decide_by(|id| if id.ends_with(".1.1") { Answer::Status(500, "") } else { OK });
     let setup = setup_with_limit(kind, &hook("crm", &receiver, ""), "webhook_age_limit_ms", 1).await;
-    let server = setup.start().await;
+    let server = start(setup).await;
     let ann = server.user("ann").await;
     server.create_room(&ann, "lobby").await;
     say(&server, &ann, "lobby", "one").await;
@@ -352,7 +364,7 @@ async fn a_webhook_without_an_answer_holds_up_no_other(kind: Kind) {
     silent.decide_by(|_| Answer::Silence);
     let webhooks = [hook("silent", &silent, ""), hook("crm", &receiver, "")].concat();
     // On a slow machine the rooms take a while, and attempts that end would leave places free.
-    let server = setup_with_limit(kind, &webhooks, "webhook_timeout_ms", 600_000).await.start().await;
+    let server = start(setup_with_limit(kind, &webhooks, "webhook_timeout_ms", 600_000).await).await;
     let ann = server.user("ann").await;
     for n in 0..80 {
         server.create_room(&ann, &format!("r{n}")).await;
@@ -370,7 +382,7 @@ async fn a_webhook_without_an_answer_holds_up_no_other(kind: Kind) {
 async fn a_webhook_starts_at_the_heads_and_in_new_rooms_at_the_start(kind: Kind) {
     let receiver = Receiver::start([]).await;
     let setup = setup(kind, "", &[]).await;
-    let mut server = setup.start().await;
+    let mut server = start(setup).await;
     let ann = server.user("ann").await;
     for room in ["a-old", "b-old"] {
         server.create_room(&ann, room).await;
@@ -408,7 +420,7 @@ async fn a_webhook_gets_the_rooms_and_events_that_it_wants(kind: Kind) {
     ];
     let setup = setup(kind, &webhooks.concat(), &[]).await;
     write_config_with(&setup, &webhooks.concat(), &LIMITS.replace("join_leave_limit = 0", "join_leave_limit = 100"));
-    let server = setup.start().await;
+    let server = start(setup).await;
     let (ann, ben) = (server.user("ann").await, server.user("ben").await);
     for room in ["team-a", "other"] {
         server.create_room(&ann, room).await;
@@ -481,7 +493,7 @@ async fn a_receiver_that_changes_its_certificate_must_be_trusted() {
     let mut setup = setup(Kind::Sqlite, &webhook, &[]).await;
     setup.add_options(&["--outgoing-allow", "::1"]);
     setup.wrapper = vec!["env".to_owned(), format!("SSL_CERT_FILE={}", trusted.certificate.display())];
-    let server = setup.start().await;
+    let server = start(setup).await;
     let ann = server.user("ann").await;
     server.create_room(&ann, "lobby").await;
     say(&server, &ann, "lobby", "one").await;
@@ -521,7 +533,7 @@ async fn a_private_address_gets_nothing_unless_it_is_allowed() {
         let config = setup.folder().join("uproar.toml").display().to_string();
         let mut setup = setup;
         setup.add_options(&["--config", &config]);
-        let server = setup.start().await;
+        let server = start(setup).await;
         let ann = server.user("ann").await;
         server.create_room(&ann, "lobby").await;
         say(&server, &ann, "lobby", "secret").await;
@@ -600,7 +612,7 @@ async fn the_receivers_of_the_documentation_work() {
         until("the receiver listens", async || TcpStream::connect(("127.0.0.1", port)).await.is_ok()).await;
 
         let webhook = format!("[[webhook]]\nname = 'crm'\nurl = 'http://127.0.0.1:{port}/'\nSECRET_FILE\n");
-        let server = setup(Kind::Sqlite, &webhook, &[]).await.start().await;
+        let server = start(setup(Kind::Sqlite, &webhook, &[]).await).await;
         let ann = server.user("ann").await;
         server.create_room(&ann, "lobby").await;
         for n in 1..=3 {

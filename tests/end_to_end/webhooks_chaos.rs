@@ -7,7 +7,7 @@ use crate::client::{Http, PATIENCE, User};
 use crate::databases::Kind;
 use crate::receiver::{Answer, OK, Post, Receiver};
 use crate::server::{Server, number};
-use crate::webhooks::{hook, setup_with_limit};
+use crate::webhooks::{hook, setup_with_limit, start};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -45,7 +45,7 @@ async fn nothing_is_missing_whatever_happens(kind: Kind) {
         _ => OK,
     });
     let setup = setup_with_limit(kind, &hook("crm", &receiver, ""), "webhook_timeout_ms", 250).await;
-    let mut server = setup.start().await;
+    let mut server = start(setup).await;
     let ann = server.user("ann").await;
     for room in 0..ROOMS {
         server.create_room(&ann, &format!("r{room}")).await;

@@ -310,8 +310,8 @@ impl Shard {
                 return Err(ProtocolError::new(protocol::ALREADY_SUBSCRIBED, text));
             }
             _ => {
-                let text = "there is no such channel; channels are room:<name>, with the name as the server gives it, \
-                            live:<name>, and live:<room>/<name> for members of a room";
+                let text = "no such channel; there are room:<name>, as the server spells it, live:<name>, and \
+                            live:<room>/<name> for its members";
                 return Err(ProtocolError::new(protocol::UNKNOWN_CHANNEL, text));
             }
         };
