@@ -295,7 +295,10 @@ fn ignoring_a_missed_number_is_caught() {
 
 #[test]
 fn answering_a_survey_for_one_shard_is_caught() {
-    is_caught(Mutation::SurveyAnsweredByOneShard);
+    mutation::activate(Some(Mutation::SurveyAnsweredByOneShard));
+    let found = surveys::a_node_answers_for_all_of_its_shards();
+    mutation::activate(None);
+    assert!(found.is_err(), "a node that answered for one of its shards was not found");
 }
 
 #[test]

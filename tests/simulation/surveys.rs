@@ -336,21 +336,28 @@ fn what_a_backend_sends_reaches_a_channel_and_a_user() {
     assert_eq!(lines(&rig.take_received(ben)), [live]);
 }
 
-/// Nodes of one shard each, which a test answers for, and the messages on their way.
+/// Nodes whose shards a test answers for, and the messages on their way.
 struct Nodes {
     nodes: Vec<BusNode>,
     states: Vec<Arc<BusState>>,
     now_ms: u64,
-    /// The surveys that each node's shard was asked, and whether it answers.
+    /// The surveys that each node's shards were asked, and whether they answer.
     asked: Vec<Vec<Survey>>,
     answers: Vec<bool>,
+    /// The shards that answer.
+    answering: u16,
     random: Random,
     /// One in so many messages is lost, and as many come twice. 0: none.
     loses_one_in: u64,
 }
 
 impl Nodes {
+    /// Nodes of one shard each.
     fn new(count: usize) -> Nodes {
+        Nodes::with_shards(count, 1)
+    }
+
+    fn with_shards(count: usize, shards: u16) -> Nodes {
         let states: Vec<_> = (0..count).map(|_| Arc::new(BusState::new(Bus::Disconnected, 7_000))).collect();
         let node = |(number, state): (usize, &Arc<BusState>)| {
             state.set_version(2);
@@ -360,15 +367,16 @@ impl Nodes {
                 message_limit_bytes: 7_900,
                 state: Arc::clone(state),
                 metrics: Arc::default(),
-                placement: Placement::new(7, 1),
-                shards: 1,
+                placement: Placement::new(7, shards),
+                shards,
                 calls_limit: 4,
             };
             BusNode::new(config, 0)
         };
         let nodes = states.iter().enumerate().map(node).collect();
         let (asked, answers) = (vec![Vec::new(); count], vec![true; count]);
-        let mut nodes = Nodes { nodes, states, now_ms: 0, asked, answers, random: Random::new(1), loses_one_in: 0 };
+        let random = Random::new(1);
+        let mut nodes = Nodes { nodes, states, now_ms: 0, asked, answers, answering: shards, random, loses_one_in: 0 };
         nodes.run_for(1_000);
         nodes
     }
@@ -397,9 +405,9 @@ impl Nodes {
         }
     }
 
-    /// The shard of a node answers: it has two channels, of which one is its own.
+    /// The shards of a node answer: each has two channels, of which one is its node's own.
     fn answer(&mut self, node: usize) {
-        for (_, message) in self.nodes[node].take_calls() {
+        for (shard, message) in self.nodes[node].take_calls() {
             let answer = match message {
                 Message::Survey { number, survey } => {
                     self.asked[node].push(survey);
@@ -409,8 +417,8 @@ impl Nodes {
                 }
                 _ => Message::CreditReturned,
             };
-            if self.answers[node] {
-                self.nodes[node].receive(Endpoint::Shard(0), answer);
+            if self.answers[node] && shard < self.answering {
+                self.nodes[node].receive(Endpoint::Shard(shard), answer);
             }
         }
     }
@@ -445,6 +453,24 @@ fn all_other_nodes_are_asked() {
     assert_eq!(nodes.asked, [vec![], vec![all_channels()], vec![all_channels()]]);
     let mut alone = Nodes::new(1);
     assert_eq!(alone.survey(all_channels()), (Some(Findings::default()), 0));
+}
+
+/// A node has two shards, and one of them does not answer.
+pub fn a_node_answers_for_all_of_its_shards() -> Result<(), String> {
+    let mut nodes = Nodes::with_shards(2, 2);
+    nodes.answering = 1;
+    let (found, _) = nodes.survey(all_channels());
+    if let Some(found) = found {
+        return Err(format!("one shard has answered, and is taken for all: {found:?}"));
+    }
+    let (found, _) = Nodes::with_shards(2, 2).survey(all_channels());
+    let count = found.map(|found| found.client_count);
+    if count == Some(6) { Ok(()) } else { Err(format!("{count:?} clients of two shards with three each")) }
+}
+
+#[test]
+fn all_shards_are_asked() {
+    a_node_answers_for_all_of_its_shards().unwrap();
 }
 
 #[test]

@@ -889,6 +889,7 @@ fn a_migration_does_not_wait_for_locks() {
             &mut shell,
             "DROP TABLE nodes, readers, positions, api_keys, audit, former_names, identities, hooks;
              ALTER TABLE messages DROP COLUMN meta;
+             ALTER TABLE users DROP COLUMN blocked_at;
              DROP FUNCTION tell_nodes, tell_of_room, tell_of_revocation CASCADE;
              DROP FUNCTION begin_change, enroll_member, clock_ms, lock_room, publish_change, join_rooms,
                remove_member, delete_room, append(bigint[], bigint[], text[], smallint[], bigint[], text[], bigint),
