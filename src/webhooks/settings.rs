@@ -21,7 +21,7 @@ pub struct Hook {
     pub name: String,
     pub url: Url,
     pub secrets: Vec<Secret>,
-    /// Which rooms, as in [`matches_pattern`].
+    /// Which rooms, as in `matches_pattern`.
     pub rooms: String,
     pub events: Events,
 }
