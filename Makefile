@@ -68,7 +68,7 @@ test:
 	cd web && npm run check && npm test
 	$(CARGO_TEST)
 	UPROAR_TEST_NODES=2 $(CARGO_TEST) --test end_to_end -- \
-		journey:: live:: members:: operator:: order:: plain:: retry:: tokens::
+		api:: journey:: live:: members:: operator:: order:: plain:: retry:: tokens::
 	scripts/test-deploy
 	target=$$(cd "$${CARGO_TARGET_DIR:-target}" && pwd) && cd web && UPROAR_BINARY="$$target/debug/uproar" \
 		CHROMIUM="$$(command -v "$${CHROMIUM:-chromium}" || echo /usr/bin/chromium)" \

@@ -1,7 +1,7 @@
 //! The server API with a real server: keys made by the command, messages that reach rooms, and Centrifugo's own server
 //! library for Python.
 
-use crate::client::{Http, Response, within};
+use crate::client::{Http, Response, User, Ws, within};
 use crate::databases::Kind;
 use crate::sdk_client::installed;
 use crate::server::{Server, assert_contains, number, run, text, until};
@@ -19,6 +19,7 @@ on_each_database! {
     requests_of_other_libraries_are_answered_as_they_expect
     keys_are_managed_without_a_server
     the_audit_log_survives_a_stop
+    what_backends_close_is_closed_on_every_node
 }
 
 /// Runs `uproar api-key` for a server.
@@ -197,6 +198,44 @@ async fn keys_are_managed_without_a_server(kind: Kind) {
     let server = server.restart().await;
     call(&server, "info", &key, json!({})).await;
     assert_eq!(send(server.port, "/api/info", &removed, &json!({})).await.status, 401);
+}
+
+/// On two nodes, Ann and Ben are on different ones, and each call may reach either.
+async fn what_backends_close_is_closed_on_every_node(kind: Kind) {
+    let server = Server::start(kind, &[]).await;
+    let (ann, ben) = (server.sign_up("ann").await, server.sign_up("ben").await);
+    server.create_room(&ann, "r").await;
+    let key = printed(&api_key(&server, &["add", "crm", "--user", "CRM", "--scope", "publish,read,manage"]).await);
+    let user = server.user_id(&ben).await;
+    let (mut at_ann, mut at_ben) = (server.join(&ann, "room=r").await, server.join(&ben, "room=r").await);
+    until("both are present", async || {
+        call(&server, "presence_stats", &key, json!({"channel": "room:r"})).await["num_users"] == 2
+    })
+    .await;
+    call(&server, "disconnect", &key, json!({"user": user})).await;
+    assert_eq!(at_ben.close_code().await, Some(3503));
+
+    let mut at_ben = server.join(&ben, "room=r").await;
+    call(&server, "unsubscribe", &key, json!({"user": user, "channel": "room:r"})).await;
+    assert_eq!(at_ben.close_code().await, Some(3503), "a plain connection has only this channel");
+
+    let mut at_ben = server.join(&ben, "room=r").await;
+    call(&server, "block_user", &key, json!({"user": user})).await;
+    assert_eq!(at_ben.close_code().await, Some(3503));
+    let sign_in = json!({"username": "ben", "password": "correct horse"});
+    // The other node learns of it a moment later.
+    for _ in 0..2 {
+        until("the token is refused", async || server.get("/me", &ben.token).await.status == 401).await;
+        until("shards refuse it", async || Ws::join(server.port, &ben.token, "room=r").await.is_err()).await;
+        assert_eq!(server.post("/user/signin", "", sign_in.clone()).await.error(), (403, "user_blocked".into()));
+    }
+    call(&server, "unblock_user", &key, json!({"user": user})).await;
+    let signed_in = server.post("/user/signin", "", sign_in).await.expect(200);
+    let again = User { name: "ben".into(), token: text(&signed_in["token"]) };
+    until("the new token is valid", async || server.get("/me", &again.token).await.status == 200).await;
+    at_ann.round_trip("Nobody else was disturbed").await;
+    let mut at_ben = server.join(&again, "room=r").await;
+    at_ben.round_trip("I am back").await;
 }
 
 async fn the_audit_log_survives_a_stop(kind: Kind) {
