@@ -23,7 +23,8 @@ async fn every_metric_that_operators_are_told_of_exists() {
     // Only a node has a bus, and only the name of a webhook labels its metrics.
     let cluster = Cluster::start(1, &[]).await;
     let receiver = Receiver::start([]).await;
-    let sender = webhooks::setup(Kind::Sqlite, &webhooks::hook("crm", &receiver, ""), &[]).await.start().await;
+    let setup = webhooks::setup(Kind::Sqlite, &webhooks::hook("crm", &receiver, ""), &[]).await;
+    let sender = webhooks::start(setup).await;
     let mut text = String::new();
     for body in [
         server.get("/metrics", "").await.body,

@@ -143,6 +143,7 @@ fn admin_port(server: &Server) -> u16 {
 }
 
 pub async fn get_admin(server: &Server, path: &str) -> Vec<u8> {
+    server.setup.logs(&["operators' port"]).await;
     let mut http = crate::client::Http::connect(admin_port(server)).await.expect("the operators' port");
     http.request("GET", path, &[], None).await.expect("an answer").body
 }
