@@ -447,7 +447,7 @@ pub(crate) async fn add_member(
     Ok(Addition { room, member, joined: is_new, publication })
 }
 
-/// The room with this name and its head, whoever asks.
+/// The room with this name and its head, also for those who are not members.
 pub(crate) async fn named(db: &mut DbConnection, name: &str) -> Result<Option<(RoomId, Head)>, StoreError> {
     let sql = "SELECT r.id, r.epoch, h.last_offset, h.last_number
         FROM rooms r JOIN heads h ON h.room_id = r.id WHERE r.name = $1";
@@ -459,7 +459,7 @@ pub(crate) async fn named(db: &mut DbConnection, name: &str) -> Result<Option<(R
     }))
 }
 
-/// Makes a user a member of a room of any kind, whoever asks. `actor`: the user who is said to have done it.
+/// Makes a user a member of a room of any kind. Nobody's rights are checked. `actor`: the user who is said to have done it.
 pub(crate) async fn enroll(
     db: &mut DbConnection,
     name: &str,

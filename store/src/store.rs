@@ -288,8 +288,8 @@ pub trait Store: Send + Sync + 'static {
         bot: UserId,
     ) -> Result<Account, CreateUserError>;
 
-    /// Gives a user another name, for the bot user of a key. The former name stays reserved for the user, and whoever
-    /// is looked up by it is this user: tokens made elsewhere may still say it. A user has at most 20 former names.
+    /// Gives a user another name, for the bot user of a key. The former name stays reserved for the user, and still
+    /// finds them: tokens made elsewhere may contain it. A user has at most 20 former names.
     async fn rename_user(
         &self,
         user: UserId,

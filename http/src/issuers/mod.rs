@@ -48,7 +48,7 @@ impl Issuers {
     }
 
     /// Accepts tokens that are signed with this key by HMAC-SHA-256, as backends make them for Centrifugo. It should be
-    /// random, because whoever guesses it is everybody.
+    /// random, because anyone who guesses it can be any user.
     ///
     /// # Errors
     /// If the key is shorter than the hash (RFC 7518, section 3.2).

@@ -62,7 +62,7 @@ pub async fn the_audit_log_keeps_its_newest_rows(world: World) {
     assert!(world.store.record_audit(&[entry(7, "\0")], 3).await.is_err());
 }
 
-pub async fn a_room_is_found_by_whoever_asks(world: World) {
+pub async fn a_room_is_found_for_users_who_are_not_members(world: World) {
     let (ann, bot) = (world.user("Ann").await, world.user("Bot").await);
     let room = world.room("secret", ann, RoomKind::Private, 10).await;
     world.send(room.id, ann, &["1", "2", "3"]).await;

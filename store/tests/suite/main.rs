@@ -40,7 +40,7 @@ on_every_store! {
         a_key_is_found_by_its_hash_until_it_is_removed,
         the_number_of_keys_is_bounded,
         the_audit_log_keeps_its_newest_rows,
-        a_room_is_found_by_whoever_asks,
+        a_room_is_found_for_users_who_are_not_members,
         a_renamed_user_keeps_the_former_name,
         a_user_has_only_so_many_former_names,
         a_name_may_not_look_like_a_former_one;
