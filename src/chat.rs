@@ -5,6 +5,7 @@ use crate::driver::{self, Adopted, ShardHandle};
 use crate::lanes::LaneMetrics;
 use crate::mesh::Port;
 use crate::metrics::{self, ShardAnswers};
+use crate::outbox;
 use crate::server::clock::unready_reason;
 use crate::traces::Tracer;
 use crate::webhooks;
@@ -96,6 +97,8 @@ pub struct Chat {
     /// One for each survey that may be under way.
     survey_places: Semaphore,
     webhooks: Arc<webhooks::Status>,
+    /// `None`: this server does not empty the outbox.
+    outbox: Option<Arc<outbox::Status>>,
     process: metrics::Process,
     tracer: Option<Arc<Tracer>>,
     limits: Limits,
@@ -123,6 +126,7 @@ impl Chat {
         lane_metrics: Arc<LaneMetrics>,
         bus: ChatBus,
         webhooks: Arc<webhooks::Status>,
+        outbox: Option<Arc<outbox::Status>>,
         process: metrics::Process,
         tracer: Option<Arc<Tracer>>,
         revocations: Revocations,
@@ -146,6 +150,7 @@ impl Chat {
             bus,
             bus_metrics,
             webhooks,
+            outbox,
             surveys,
             survey_places,
             process,
@@ -432,6 +437,7 @@ impl uproar_http::Chat for Chat {
             &self.lane_metrics,
             &self.bus_metrics,
             &self.webhooks,
+            self.outbox.as_deref(),
             &self.limits,
             &self.process,
             traces,
@@ -706,6 +712,7 @@ mod tests {
             lane_metrics,
             no_bus(),
             no_webhooks(),
+            None,
             process,
             None,
             revocations,
@@ -742,6 +749,7 @@ mod tests {
             lane_metrics,
             no_bus(),
             no_webhooks(),
+            None,
             process,
             None,
             revocations,
@@ -799,6 +807,7 @@ mod tests {
             lanes,
             bus,
             no_webhooks(),
+            None,
             process,
             None,
             revocations,

@@ -9,7 +9,7 @@ use crate::server::{holder, settings};
 use crate::tools::block_on;
 use crate::traces::Collector;
 use crate::webhooks;
-use crate::{outgoing, output};
+use crate::{outbox, outgoing, output};
 use anyhow::{Context, Error, Result, anyhow, bail};
 use rustix::fs::{Access, access};
 use std::fmt::Display;
@@ -37,6 +37,7 @@ pub fn check(options: &Options) -> Result<()> {
     check_certificate(options, &mut report);
     check_collector(options, &mut report);
     check_webhooks(options, &mut report);
+    check_outbox(options, &mut report);
     check_bus(options, &mut report);
     check_providers(options, &mut report);
     check_key(options, &mut report);
@@ -250,6 +251,12 @@ fn check_collector(options: &Options, report: &mut Report) {
 fn check_webhooks(options: &Options, report: &mut Report) {
     for hook in report.get(webhooks::from_options(options)).unwrap_or_default() {
         report.good(format_args!("webhook {}, to {}", hook.name, hook.url));
+    }
+}
+
+fn check_outbox(options: &Options, report: &mut Report) {
+    if let Some(key) = report.get(outbox::from_options(options)).flatten() {
+        report.good(format_args!("outbox, with the rights of the API key {key}"));
     }
 }
 

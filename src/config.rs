@@ -360,6 +360,11 @@ pub struct Options {
     #[arg(long, global = true, value_name = "FILE", env = "UPROAR_API_KEY_FILE", value_parser = path())]
     pub api_key_file: Option<PathBuf>,
 
+    /// Name of the API key with whose rights the rows of the table uproar_outbox are executed, which your backend
+    /// writes into PostgreSQL
+    #[arg(long, global = true, value_name = "KEY", env = "UPROAR_OUTBOX", value_parser = text())]
+    pub outbox: Option<String>,
+
     /// Identity provider whose tokens are accepted: the URL in their claim `iss`. Its keys are found by OpenID Connect
     /// Discovery. It needs --auth-audience
     #[arg(long, global = true, value_name = "URL", env = "UPROAR_AUTH_ISSUER", value_parser = text())]

@@ -16,6 +16,7 @@ pub mod lanes;
 pub mod mesh;
 pub mod metrics;
 pub mod operator;
+pub mod outbox;
 pub mod outgoing;
 pub mod output;
 pub mod readers;

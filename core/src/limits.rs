@@ -394,6 +394,11 @@ limits! {
     api_burst_limit = 10_000, 1..=10_000_000;
     /// Rows of the audit log that are kept; the oldest ones are deleted.
     audit_rows_limit = 100_000, 100..=100_000_000;
+    /// How long a row of the outbox that fails for a reason that may pass is tried again while others wait behind it.
+    /// After that it is set aside.
+    outbox_retry_limit_ms = 600_000, 0..=30 * DAY_MS;
+    /// Rows of the outbox that were set aside and are kept; the oldest ones are deleted.
+    outbox_failed_rows_limit = 10_000, 1..=10_000_000;
     /// Threads that hash passwords.
     password_threads = 2, 1..=256;
     /// Password checks that may wait for a thread in each of four queues: those of users whose token or browser shows

@@ -1,6 +1,6 @@
 //! The service: its routers, and each connection from its first byte to its last.
 
-use crate::api::{self, Audit, Keys};
+use crate::api::{self, Audit, Keys, RowAnswer};
 use crate::app::{App, Port, Route};
 use crate::assets::Assets;
 use crate::attempts::Attempts;
@@ -45,7 +45,7 @@ use tower::ServiceExt;
 use tower::util::MapRequestLayer;
 use uproar_core::websocket::head;
 use uproar_model::fairness::Prefix;
-use uproar_store::SharedStore;
+use uproar_store::{ApiKey, OutboxRow, SharedStore};
 use uproar_tls::Session;
 
 /// How long browsers remember that the server speaks TLS, with `--hsts`: a year.
@@ -178,6 +178,15 @@ impl Service {
     /// Writes what the audit log still lacks, when nothing is served any more.
     pub async fn finish_audit(&self) {
         api::finish_audit(&self.app).await;
+    }
+
+    /// Executes a row of the outbox with the rights of a key. It is executed to its end even if the caller does not
+    /// wait for that.
+    pub async fn execute_row(&self, key: &Arc<ApiKey>, row: &OutboxRow) -> RowAnswer {
+        let (app, key, row) = (Arc::clone(&self.app), Arc::clone(key), row.clone());
+        let executed = tokio::spawn(async move { api::execute_row(&app, &key, &row).await });
+        // The panic hook has reported a panic.
+        executed.await.unwrap_or_else(|_| RowAnswer::Later("the server failed".to_owned()))
     }
 
     /// What the password threads count.

@@ -3,6 +3,7 @@
 mod process;
 
 use crate::lanes::LaneMetrics;
+use crate::outbox;
 use crate::output;
 use crate::traces::TraceMetrics;
 use crate::webhooks;
@@ -25,11 +26,13 @@ pub struct ShardAnswers {
 
 /// All metrics. Those that show whether shards are balanced have one series per shard; the others are sums.
 /// Without traces, nothing has happened to spans.
+#[expect(clippy::too_many_arguments, reason = "they have nothing in common")]
 pub fn text(
     answers: &ShardAnswers,
     lanes: &LaneMetrics,
     bus: &BusMetrics,
     webhooks: &webhooks::Status,
+    outbox: Option<&outbox::Status>,
     limits: &Limits,
     process: &Process,
     traces: Option<&TraceMetrics>,
@@ -114,6 +117,9 @@ pub fn text(
     if !webhooks.hooks.is_empty() {
         write_webhooks(&mut out, webhooks);
     }
+    if let Some(outbox) = outbox {
+        write_outbox(&mut out, outbox);
+    }
     let none = TraceMetrics::default();
     let traces = traces.unwrap_or(&none);
     out.family("uproar_spans_sent_total", "counter", "Spans that the collector has taken.", read(&traces.sent));
@@ -172,6 +178,25 @@ fn write_webhooks(out: &mut Text, webhooks: &webhooks::Status) {
     out.family("uproar_webhook_given_up_total", "counter", help, count(|hook| &hook.given_up));
 }
 
+fn write_outbox(out: &mut Text, outbox: &outbox::Status) {
+    let read = |count: &AtomicU64| [(String::new(), count.load(Ordering::Relaxed))];
+    // Of several nodes, the one that empties the outbox knows how full it is.
+    let state = outbox.state();
+    let gauge = |value: u64| state.map(|_| (String::new(), value));
+    let known = state.unwrap_or_default();
+    out.family("uproar_outbox_rows", "gauge", "Rows of the outbox that wait.", gauge(known.waiting));
+    let help = "Age of the first row of the outbox that waits.";
+    let age = state.map(|state| (String::new(), outbox.age_seconds(&state)));
+    out.family("uproar_outbox_age_seconds", "gauge", help, age);
+    let help = "Rows that were set aside, because their commands were refused, and are still in the outbox.";
+    out.family("uproar_outbox_failed_rows", "gauge", help, gauge(known.failed));
+    out.family("uproar_outbox_done_total", "counter", "Rows of the outbox that were executed.", read(&outbox.done));
+    let help = "Rows of the outbox that were set aside.";
+    out.family("uproar_outbox_failed_total", "counter", help, read(&outbox.failed));
+    let help = "Rows of the outbox that must be tried again, each time that it is so.";
+    out.family("uproar_outbox_retries_total", "counter", help, read(&outbox.retries));
+}
+
 struct Text(String);
 
 impl Text {
@@ -219,6 +244,7 @@ mod tests {
             &LaneMetrics::default(),
             &BusMetrics::default(),
             &webhooks::Status::new(&[], uproar_model::Clock::of_machine()),
+            None,
             &Limits::default(),
             &Process::new(".".into(), None),
             None,

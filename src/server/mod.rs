@@ -22,7 +22,7 @@ use crate::issuers;
 use crate::operator::server::{Office, OperatorSocket};
 use crate::traces::{Collector, Exporter, Tracer};
 use crate::webhooks::{self, Hook};
-use crate::{outgoing, output};
+use crate::{outbox, outgoing, output};
 use anyhow::{Context, Result};
 use certificate::Tls;
 use listeners::{Addresses, Listeners};
@@ -63,6 +63,7 @@ pub fn run(options: &Options) -> Result<()> {
     options.nats()?;
     outgoing::allowed_networks(options)?;
     webhooks::from_options(options)?;
+    outbox::from_options(options)?;
     fit_descriptors(&mut limits, process::raise_file_limit(), shards(options));
     process::make_new_files_private();
     let driver = choose_driver(options)?;
@@ -220,6 +221,8 @@ struct Setup<'a> {
     /// Sends requests to other servers.
     outgoing: outgoing::Client,
     webhooks: Vec<Hook>,
+    /// The name of the key whose rights the rows of the outbox have.
+    outbox: Option<String>,
 }
 
 impl<'a> Setup<'a> {
@@ -263,6 +266,7 @@ impl<'a> Setup<'a> {
             nats,
             outgoing: outgoing::Client::from_options(options)?,
             webhooks: webhooks::from_options(options)?,
+            outbox: outbox::from_options(options)?,
         })
     }
 

@@ -7,6 +7,7 @@ use crate::driver::{Control, ShardHandle};
 use crate::lanes::LaneMetrics;
 use crate::mesh::Mesh;
 use crate::metrics;
+use crate::outbox;
 use crate::webhooks::Status;
 use anyhow::{Context, Result};
 use std::sync::Arc;
@@ -30,6 +31,7 @@ pub(super) struct Parts {
     pub(super) lane_metrics: Arc<LaneMetrics>,
     pub(super) bus_metrics: Arc<BusMetrics>,
     pub(super) webhooks: Arc<Status>,
+    pub(super) outbox: Option<Arc<outbox::Status>>,
     pub(super) service: Arc<Service>,
     pub(super) hooks: Hooks,
 }
@@ -53,6 +55,7 @@ impl Parts {
         let certificate = tls.as_ref().map(|tls| Arc::clone(&tls.certificate));
         let process = metrics::Process::new(options.data.clone(), certificate);
         let webhooks = Arc::new(Status::new(&setup.webhooks, store.clock()));
+        let outbox = setup.outbox.as_ref().map(|_| Arc::new(outbox::Status::new(store.clock())));
         let (chat, calls) = Chat::new(
             handle.clone(),
             *shards,
@@ -61,6 +64,7 @@ impl Parts {
             Arc::clone(&lane_metrics),
             bus,
             Arc::clone(&webhooks),
+            outbox.clone(),
             process,
             tracer.clone(),
             revocations.clone(),
@@ -89,6 +93,7 @@ impl Parts {
             lane_metrics,
             bus_metrics,
             webhooks,
+            outbox,
             service,
             hooks,
         })

@@ -11,6 +11,7 @@ use crate::chat::{self, Chat};
 use crate::driver::{self, Control, Driver, HandOver, ShardHandle, ShardSetup, TlsSetup};
 use crate::lanes::{LaneMetrics, LaneSetup, ReaderSetup, run_lane, run_reader};
 use crate::mesh::Port;
+use crate::outbox::{OutboxSetup, run_outbox};
 use crate::webhooks::{WebhooksSetup, run_webhooks};
 use anyhow::{Context, Result, anyhow, bail};
 use std::net::SocketAddr;
@@ -62,6 +63,9 @@ pub(super) struct Threads {
     /// What sends to webhooks.
     webhooks: JoinHandle<()>,
     stop_webhooks: watch::Sender<bool>,
+    /// What executes the rows of the outbox.
+    outbox: JoinHandle<()>,
+    stop_outbox: watch::Sender<bool>,
 }
 
 /// The tasks that need no orderly end.
@@ -94,7 +98,7 @@ impl Threads {
         background: &Handle,
     ) -> Result<Threads> {
         let Parts { mesh, shards, controls, chat, calls, surveys, .. } = parts;
-        let Parts { lane_metrics, bus_metrics, webhooks, service, hooks, .. } = parts;
+        let Parts { lane_metrics, bus_metrics, webhooks, outbox, service, hooks, .. } = parts;
         let others = mesh.lanes.iter().chain([&mesh.reader, &mesh.http, &mesh.bus]);
         let pulses = mesh.shards.iter().chain(others).map(|port| port.inbox.pulse()).collect();
         let (stop_writers, writers_stopped) = watch::channel(false);
@@ -132,6 +136,15 @@ impl Threads {
             limits: setup.limits.clone(),
             writing: lane_runtime.clone(),
             stop: webhooks_stopped,
+        }));
+        let (stop_outbox, outbox_stopped) = watch::channel(false);
+        let outbox = tokio::spawn(run_outbox(OutboxSetup {
+            key: setup.outbox.clone(),
+            status: outbox,
+            store: Arc::clone(&setup.store),
+            service: Arc::clone(&service),
+            limits: setup.limits.clone(),
+            stop: outbox_stopped,
         }));
         let endpoint = tokio::spawn(chat::run(
             mesh.http,
@@ -189,6 +202,8 @@ impl Threads {
             stop_bus,
             webhooks,
             stop_webhooks,
+            outbox,
+            stop_outbox,
         })
     }
 
@@ -223,6 +238,7 @@ impl Threads {
             _ = &mut self.reader => bail!("the reader ended unexpectedly"),
             _ = &mut self.bus => bail!("the bus ended unexpectedly"),
             _ = &mut self.webhooks => bail!("what sends to webhooks ended unexpectedly"),
+            _ = &mut self.outbox => bail!("what empties the outbox ended unexpectedly"),
             _ = &mut self.endpoint => bail!("the connection between HTTP and the shards ended unexpectedly"),
             _ = &mut self.http => bail!("the HTTP service ended unexpectedly"),
             _ = admin => bail!("the operators' port ended unexpectedly"),
@@ -256,6 +272,7 @@ impl Threads {
         self.reader.abort();
         self.bus.abort();
         self.webhooks.abort();
+        self.outbox.abort();
         self.endpoint.abort();
         Ok(())
     }
@@ -263,9 +280,11 @@ impl Threads {
     async fn stop_in_order(&mut self) -> Result<()> {
         // What is not delivered is sent after the next start, or by another node.
         let _ = self.stop_webhooks.send(true);
-        // HTTP comes first, because its publishes need the shards.
+        let _ = self.stop_outbox.send(true);
+        // HTTP comes first, because its publishes need the shards, and likewise the outbox.
         let _ = self.drain_http.send(true);
-        let _ = tokio::time::timeout(HTTP_STOP_TIMEOUT, &mut self.http).await;
+        let requests = async { tokio::join!(&mut self.http, &mut self.outbox) };
+        let _ = tokio::time::timeout(HTTP_STOP_TIMEOUT, requests).await;
         let _ = tokio::time::timeout(AUDIT_STOP_TIMEOUT, self.service.finish_audit()).await;
         self.shards.drain();
         while let Some(result) = self.shard_results.recv().await {

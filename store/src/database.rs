@@ -9,16 +9,17 @@ use crate::error::{ApiKeyError, AppendError, CreateUserError, OpenError, RenameE
 use crate::generation::DatabaseGeneration;
 use crate::objects::{
     Account, Addition, ApiKey, AuditEntry, Cursor, DeletedHook, Enrolment, Hook, HookTarget, Join, Login, MemberPage,
-    MessagePage, Move, NewApiKey, NewHook, NewRoom, NewUser, Progress, Registration, Removal, Room, UnreadRoom,
+    MessagePage, Move, NewApiKey, NewHook, NewRoom, NewUser, OutboxRow, OutboxState, Progress, Registration, Removal,
+    Room, UnreadRoom,
 };
 use crate::options::OpenOptions;
-use crate::postgres::{Lead, Postgres, PostgresBus};
+use crate::postgres::{Lead, OutboxListener, Postgres, PostgresBus};
 use crate::sqlite::Sqlite;
 use crate::store::Store;
 use crate::task::Task;
 use crate::turns::{Place, TurnOf, Turns};
 use crate::unwritten::UnwrittenMarkers;
-use crate::{api_keys, history, hooks, markers, names, positions, rooms, users};
+use crate::{api_keys, history, hooks, markers, names, outbox, positions, rooms, users};
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -281,6 +282,14 @@ impl Calls {
                 Err(_) => Err(StoreError::Failed(self.too_late()).into()),
             },
             () = self.backend.silent() => Err(fallen_silent().into()),
+        }
+    }
+
+    /// The database, which must be the one that has an outbox.
+    fn require_outbox(&self) -> Result<&Postgres, StoreError> {
+        match &self.backend {
+            Backend::Sqlite(_) => Err(outbox::missing()),
+            Backend::Postgres(postgres) => Ok(postgres),
         }
     }
 
@@ -772,6 +781,37 @@ impl Store for Database {
                 self.calls.limit_time(async { postgres.lead().await.map_err(StoreError::from) }).await
             }
         }
+    }
+
+    async fn outbox_rows(&self, limit: usize, bytes_limit: usize) -> Result<Vec<OutboxRow>, StoreError> {
+        self.calls.require_outbox()?;
+        self.calls.read_in_turn(TurnOf::Server, async |db| outbox::rows(db, limit, bytes_limit).await).await
+    }
+
+    async fn finish_outbox_rows(&self, done: &[i64], failed: &[(i64, String)], kept: u64) -> Result<u64, StoreError> {
+        self.calls.require_outbox()?;
+        for (_, error) in failed {
+            require_storable(&[error])?;
+        }
+        self.calls.change(TurnOf::Server, async |db| outbox::finish(db, done, failed).await).await?;
+        match failed {
+            [] => Ok(0),
+            _ => self.calls.change(TurnOf::Server, async |db| outbox::forget(db, kept).await).await,
+        }
+    }
+
+    async fn outbox_state(&self) -> Result<OutboxState, StoreError> {
+        self.calls.require_outbox()?;
+        self.calls.read_in_turn(TurnOf::Server, async |db| outbox::state(db).await).await
+    }
+
+    async fn lead_outbox(&self) -> Result<Option<Lead>, StoreError> {
+        let postgres = self.calls.require_outbox()?;
+        self.calls.limit_time(async { postgres.lead_outbox().await.map_err(StoreError::from) }).await
+    }
+
+    async fn outbox_listener(&self) -> Result<OutboxListener, String> {
+        self.calls.require_outbox().map_err(|error| error.to_string())?.outbox_listener().await
     }
 
     async fn add_api_key(&self, key: NewApiKey) -> Result<(), ApiKeyError> {

@@ -45,6 +45,7 @@ mod names;
 mod objects;
 mod open;
 mod options;
+mod outbox;
 mod positions;
 mod postgres;
 mod rooms;
@@ -67,12 +68,12 @@ pub use data_folder::DataFolder;
 pub use error::{ApiKeyError, AppendError, CreateUserError, OpenError, RenameError, RoomError, StoreError};
 pub use objects::{
     Account, Addition, ApiKey, AuditEntry, Batch, Cursor, DeletedHook, Enrolment, Hook, HookTarget, Join, Login,
-    MemberEntry, MemberPage, Message, MessagePage, Move, NewApiKey, NewHook, NewRoom, NewUser, Position, Progress,
-    Reaction, Registration, Removal, Room, RoomKind, Scopes, UnreadRoom, UsersBy,
+    MemberEntry, MemberPage, Message, MessagePage, Move, NewApiKey, NewHook, NewRoom, NewUser, OutboxRow, OutboxState,
+    Position, Progress, Reaction, Registration, Removal, Room, RoomKind, Scopes, UnreadRoom, UsersBy,
 };
 pub use open::open;
 pub use options::{DatabaseUrl, OpenOptions};
-pub use postgres::{BusReceiver, BusSender, Lead, PostgresBus};
+pub use postgres::{BusReceiver, BusSender, Lead, OutboxListener, PostgresBus};
 pub use store::{SharedStore, Store};
 pub use unwritten::UnwrittenMarkers;
 pub use uproar_model::{Admission, JoinError, PageRequest, Revocation, Role};

@@ -47,6 +47,7 @@ pub(crate) const POSTGRES: &[Migration] = &[
     (17, "blocked", include_str!("../../migrations/postgres/0017_blocked.sql")),
     (18, "hooks", include_str!("../../migrations/postgres/0018_hooks.sql")),
     (19, "meta", include_str!("../../migrations/postgres/0019_meta.sql")),
+    (20, "outbox", include_str!("../../migrations/postgres/0020_outbox.sql")),
 ];
 
 /// Changing the schema of a large database takes long, and an administrator can see that the database is at work.

@@ -429,3 +429,24 @@ pub struct AuditEntry {
     pub outcome: u16,
     pub times: u64,
 }
+
+/// A row of the outbox: a command that waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutboxRow {
+    pub id: i64,
+    /// A method of the server API, or what somebody took for one: 1 to 64 bytes.
+    pub method: String,
+    /// Its parameters: a JSON object of at most 1 MiB.
+    pub payload: String,
+}
+
+/// How full the outbox is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OutboxState {
+    /// Rows that wait. 100,000 stands for as many or more.
+    pub waiting: u64,
+    /// Rows that were set aside. 100,000 stands for as many or more.
+    pub failed: u64,
+    /// When the first row that waits was written. `None`: none waits.
+    pub since: Option<UnixMillis>,
+}

@@ -4,9 +4,11 @@ use crate::commits::Commits;
 use crate::error::{ApiKeyError, AppendError, CreateUserError, RenameError, RoomError, StoreError};
 use crate::objects::{
     Account, Addition, ApiKey, AuditEntry, Cursor, DeletedHook, Enrolment, Hook, HookTarget, Join, Login, MemberPage,
-    MessagePage, Move, NewApiKey, NewHook, NewRoom, NewUser, Progress, Registration, Removal, Room, UnreadRoom,
+    MessagePage, Move, NewApiKey, NewHook, NewRoom, NewUser, OutboxRow, OutboxState, Progress, Registration, Removal,
+    Room, UnreadRoom,
 };
-use crate::postgres::{Lead, PostgresBus};
+use crate::outbox;
+use crate::postgres::{Lead, OutboxListener, PostgresBus};
 use crate::unwritten::UnwrittenMarkers;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -256,6 +258,41 @@ pub trait Store: Send + Sync + 'static {
     /// is another one.
     async fn lead(&self) -> Result<Option<Lead>, StoreError> {
         Ok(Some(Lead::alone()))
+    }
+
+    // ── the outbox ──────
+
+    /// The rows of the outbox that wait, by id ascending: at most `limit`, and none after the one with which their
+    /// payloads have `bytes_limit` bytes. There is no position: a row with a lower id may be committed later. Stores
+    /// other than PostgreSQL have no outbox, and all calls about it fail.
+    async fn outbox_rows(&self, _limit: usize, _bytes_limit: usize) -> Result<Vec<OutboxRow>, StoreError> {
+        Err(outbox::missing())
+    }
+
+    /// Deletes rows of the outbox that are done, and sets others aside, with the reason. Of those that were set aside,
+    /// the newest `kept` remain; returns how many of the others were deleted.
+    async fn finish_outbox_rows(
+        &self,
+        _done: &[i64],
+        _failed: &[(i64, String)],
+        _kept: u64,
+    ) -> Result<u64, StoreError> {
+        Err(outbox::missing())
+    }
+
+    async fn outbox_state(&self) -> Result<OutboxState, StoreError> {
+        Err(outbox::missing())
+    }
+
+    /// Makes this process the one among all nodes that empties the outbox, for as long as the answer lives. `None`: it
+    /// is another one.
+    async fn lead_outbox(&self) -> Result<Option<Lead>, StoreError> {
+        Err(outbox::missing())
+    }
+
+    /// Hears of new rows in the outbox. The error is one line.
+    async fn outbox_listener(&self) -> Result<OutboxListener, String> {
+        Err(outbox::missing().to_string())
     }
 
     // ── API keys ────────────────────────────

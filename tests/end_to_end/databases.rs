@@ -72,6 +72,16 @@ impl Backdoor {
         done.unwrap_or_else(|error| panic!("the test's own statement fails: {error}"));
     }
 
+    /// Why a statement fails.
+    pub async fn refusal(&mut self, sql: &str) -> String {
+        let sql = AssertSqlSafe(sql.to_owned());
+        let done = match self {
+            Backdoor::Sqlite(connection) => connection.execute(sql).await.map(drop),
+            Backdoor::Postgres(connection) => connection.execute(sql).await.map(drop),
+        };
+        done.expect_err("the statement succeeds").to_string()
+    }
+
     /// Blocks all commits of messages until [`Backdoor::release_commits`] or the end of this connection.
     pub async fn hold_commits(&mut self) {
         let sql = match self {

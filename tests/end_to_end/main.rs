@@ -150,6 +150,7 @@ mod operator;
 mod order;
 mod otlp;
 mod outage;
+mod outbox;
 mod output;
 mod page;
 mod plain;

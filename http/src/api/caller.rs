@@ -91,8 +91,10 @@ pub(super) struct Caller {
     pub(super) span: Option<SpanContext>,
     /// The key, as the audit log names it.
     actor: Arc<str>,
-    /// When to begin no more commands, so that the answer is there in time.
-    until: Instant,
+    /// When to begin no more commands, so that the answer is there in time. `None`: nobody waits for it.
+    until: Option<Instant>,
+    /// The row of the outbox that the command comes from.
+    row: Option<i64>,
 }
 
 impl Caller {
@@ -102,17 +104,27 @@ impl Caller {
         let time = limits.request_timeout_ms.saturating_sub(limits.append_deadline_ms + 2_000);
         let until = Instant::now() + Duration::from_millis(time.max(limits.request_timeout_ms / 2));
         let actor = format!("key {}", key.name).into();
-        Caller { app, key, span, actor, until }
+        Caller { app, key, span, actor, until: Some(until), row: None }
+    }
+
+    /// For a command that an application has left in this row of the outbox.
+    pub(super) fn for_row(app: Arc<App>, key: Arc<ApiKey>, row: i64) -> Caller {
+        Caller { until: None, row: Some(row), ..Caller::new(app, key, None) }
+    }
+
+    /// The id of a message that has none of its own.
+    pub(super) fn default_id(&self) -> Option<String> {
+        self.row.map(|row| format!("outbox-{row}"))
     }
 
     /// Whether there is time for another command.
     pub(super) fn has_time(&self) -> bool {
-        Instant::now() < self.until
+        self.until.is_none_or(|until| Instant::now() < until)
     }
 
     /// Runs the method with this name.
     pub(super) async fn run(&self, method: &str, params: &str) -> Answered<Reply> {
-        if method == "batch" {
+        if method == "batch" && self.row.is_none() {
             return self.batch(params).await.map(Reply::Replies);
         }
         let command = self.command(method, params)?;
@@ -123,7 +135,10 @@ impl Caller {
         match Method::named(method) {
             Some(method) => Ok(Command { method, params }),
             None => {
-                let error = MethodError::no_such_method(method);
+                let error = match (self.row, method) {
+                    (Some(_), "batch") => MethodError::not_available("the outbox takes one row for each command"),
+                    _ => MethodError::no_such_method(method),
+                };
                 self.note(Cow::Borrowed("unknown"), method, Some(&error));
                 Err(error)
             }
@@ -171,6 +186,10 @@ impl Caller {
 
     /// Checks whether the key may use a method, and now.
     fn admit(&self, method: Method) -> Answered<()> {
+        if self.row.is_some() && method.scope() == "read" {
+            let text = format!("{} changes nothing, and nobody reads the answer to a row of the outbox", method.name());
+            return Err(MethodError::not_available(text));
+        }
         let scopes = self.key.scopes;
         let has_scope = match method.scope() {
             "publish" => scopes.publish,
@@ -189,6 +208,10 @@ impl Caller {
 
     /// Takes one command out of the key's rate.
     pub(super) fn take_rate(&self) -> Answered<()> {
+        // The outbox is read no faster than its rows are done.
+        if self.row.is_some() {
+            return Ok(());
+        }
         self.app.api_rate.take(Arc::clone(&self.actor), Instant::now()).map_err(|wait_ms| {
             let rate = self.app.settings.limits.api_rate_per_second;
             let text = format!(

@@ -156,7 +156,7 @@ impl Caller {
         let text_limit = self.app.settings.limits.text_limit_bytes as usize;
         let publish = data::decode(outgoing.data.as_bytes(), text_limit).map_err(|rejected| rejected.error)?;
         let Publish { kind, id, target, body, meta, epoch } = publish;
-        let id = one_id(outgoing.idempotency_key.as_deref(), id)?;
+        let id = one_id(outgoing.idempotency_key.as_deref(), id)?.or_else(|| self.default_id());
         let author = self.author_of(&outgoing.data).await?;
         let room = self.app.store.room_named(name, self.key.user.id).await?;
         let (room, head) = room.ok_or_else(|| MethodError::no_such_room(name))?;

@@ -10,6 +10,7 @@ mod key;
 mod lead;
 mod migrate;
 mod nodes;
+mod outbox;
 mod receiver;
 pub(crate) mod rooms;
 mod sessions;
@@ -23,6 +24,7 @@ pub(crate) use inspect::inspect;
 pub(crate) use key::change as change_key;
 pub use lead::Lead;
 pub(crate) use nodes::list as nodes;
+pub use outbox::OutboxListener;
 pub(crate) use receiver::{Receiver, Vacancy};
 pub(crate) use sessions::Lent;
 
@@ -34,6 +36,7 @@ use crate::options::OpenOptions;
 use append::Lanes;
 use failures::Target;
 use guard::{Guard, Held, Keeper, Taker};
+use lead::Work;
 use migrate::migrate;
 use nodes::Node;
 use sessions::Sessions;
@@ -55,6 +58,9 @@ pub(crate) struct Postgres {
     for_revocations: Arc<Sessions>,
     /// One session, whose lock says which node works as a reader of the log.
     for_leading: Arc<Sessions>,
+    /// One session, whose lock says which node empties the outbox.
+    for_outbox: Arc<Sessions>,
+    connect: PgConnectOptions,
     guard: Arc<Guard>,
     keeper: Keeper,
     /// The bus, if this process is one of several nodes.
@@ -108,11 +114,24 @@ impl Postgres {
         let sessions = |count| Sessions::new(connect.clone(), Arc::clone(&guard), count, acquire_timeout, age_limit);
         let lanes =
             Lanes { sessions: sessions(lane_count), guard: Arc::clone(&guard), clock: clock.clone(), acquire_timeout };
-        let (for_revocations, sweeps, for_leading) = (sessions(1), sessions(1), sessions(1));
+        let (for_revocations, sweeps) = (sessions(1), sessions(1));
+        let (for_leading, for_outbox) = (sessions(1), sessions(1));
         let sessions = sessions(options.pool_size);
         // A server on which this fails would start and then answer nobody.
         drop(sessions.acquire().await.map_err(|error| target.failed_later(&error))?);
-        Ok(Postgres { sessions, sweeps, lanes, for_revocations, for_leading, guard, keeper, bus, clock })
+        Ok(Postgres {
+            sessions,
+            sweeps,
+            lanes,
+            for_revocations,
+            for_leading,
+            for_outbox,
+            connect,
+            guard,
+            keeper,
+            bus,
+            clock,
+        })
     }
 
     pub fn generation(&self) -> DatabaseGeneration {
@@ -154,7 +173,17 @@ impl Postgres {
 
     /// Takes the lock of the only node that works as a reader of the log. `None`: another one has it.
     pub async fn lead(&self) -> Result<Option<Lead>, sqlx::Error> {
-        Lead::take(&self.for_leading).await
+        Lead::take(&self.for_leading, Work::Reading).await
+    }
+
+    /// Takes the lock of the only node that empties the outbox. `None`: another one has it.
+    pub async fn lead_outbox(&self) -> Result<Option<Lead>, sqlx::Error> {
+        Lead::take(&self.for_outbox, Work::Outbox).await
+    }
+
+    /// Hears of new rows in the outbox, on a session of its own.
+    pub async fn outbox_listener(&self) -> Result<OutboxListener, String> {
+        OutboxListener::connect(self.connect.clone()).await
     }
 
     pub async fn append(&self, batch: &[Item]) -> Result<Vec<Outcome>, AppendError> {
@@ -187,6 +216,7 @@ impl Postgres {
         self.sweeps.close().await;
         // One that holds the lock ends with it.
         self.for_leading.close_free();
+        self.for_outbox.close_free();
         // Last, because it lets another process start.
         self.keeper.release().await;
     }

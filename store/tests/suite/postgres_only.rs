@@ -887,10 +887,10 @@ fn a_migration_does_not_wait_for_locks() {
         // The schema before migration 11.
         run(
             &mut shell,
-            "DROP TABLE nodes, readers, positions, api_keys, audit, former_names, identities, hooks;
+            "DROP TABLE nodes, readers, positions, api_keys, audit, former_names, identities, hooks, uproar_outbox;
              ALTER TABLE messages DROP COLUMN meta;
              ALTER TABLE users DROP COLUMN blocked_at;
-             DROP FUNCTION tell_nodes, tell_of_room, tell_of_revocation CASCADE;
+             DROP FUNCTION tell_nodes, tell_of_room, tell_of_revocation, uproar_outbox_tell CASCADE;
              DROP FUNCTION begin_change, enroll_member, clock_ms, lock_room, publish_change, join_rooms,
                remove_member, delete_room, append(bigint[], bigint[], text[], smallint[], bigint[], text[], bigint),
                append(bigint[], bigint[], text[], smallint[], bigint[], text[], bigint, text[]);
