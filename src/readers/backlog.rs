@@ -143,10 +143,14 @@ impl Backlog {
         }
     }
 
-    /// No room waits any longer because of its failures.
-    pub fn end_delays(&mut self) {
-        for (_, room) in std::mem::take(&mut self.delayed) {
-            self.make_ready(room);
+    /// No room waits any longer because of its failures, except these.
+    pub fn end_delays(&mut self, except: impl Fn(RoomId) -> bool) {
+        for (until, room) in std::mem::take(&mut self.delayed) {
+            if except(room) {
+                self.delayed.insert((until, room));
+            } else {
+                self.make_ready(room);
+            }
         }
     }
 
@@ -213,7 +217,9 @@ mod tests {
         assert_eq!(backlog.take(later), Some(ONE));
         assert_eq!(backlog.failed(ONE, None), 2);
         backlog.delay(ONE, later);
-        backlog.end_delays();
+        backlog.end_delays(|room| room == ONE);
+        assert_eq!((backlog.take(now), backlog.next_at()), (None, Some(later)));
+        backlog.end_delays(|_| false);
         assert_eq!(backlog.take(now), Some(ONE));
         backlog.continued(ONE, seen(4, 4));
         assert_eq!(backlog.take(now), Some(ONE));

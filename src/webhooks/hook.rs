@@ -168,11 +168,12 @@ impl Task {
         let now = Instant::now();
         match step {
             Step::Finished { delivered, posted } => {
-                self.count(delivered, posted);
+                self.count(room, delivered, posted);
+                self.pacing.forget(room);
                 self.backlog.finished(room);
             }
             Step::Continue { delivered, posted, seen } => {
-                self.count(delivered, posted);
+                self.count(room, delivered, posted);
                 self.backlog.continued(room, seen);
             }
             Step::NotMine => {
@@ -200,15 +201,16 @@ impl Task {
         }
     }
 
-    fn count(&mut self, delivered: u64, posted: bool) {
+    fn count(&mut self, room: RoomId, delivered: u64, posted: bool) {
         if !posted {
             return;
         }
         if std::mem::take(&mut self.has_logged_failure) {
             tracing::info!(webhook = self.sender.hook.name, "the webhook's receiver accepts what it is sent again");
         }
-        if self.pacing.succeeded() {
-            self.backlog.end_delays();
+        if self.pacing.succeeded(room) {
+            let pacing = &self.pacing;
+            self.backlog.end_delays(|room| pacing.is_refused(room));
         }
         self.status.posts.fetch_add(1, Ordering::Relaxed);
         self.status.delivered.fetch_add(delivered, Ordering::Relaxed);

@@ -1,7 +1,8 @@
 //! When a webhook tries again. A room that fails waits by itself, so that it does not hold up others. If several rooms
-//! fail and none succeeds, the receiver is down: then a single POST tries it from time to time.
+//! fail and none succeeds, the receiver is down: then a single POST tries it from time to time. Rooms that keep failing
+//! while others succeed say nothing about the receiver.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::Instant;
 use uproar_model::RoomId;
@@ -11,6 +12,11 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const DOWN_ROOMS: usize = 3;
 /// POSTs that may be under way at first when it is up again.
 const FIRST_PLACES: usize = 4;
+/// A room is refused for itself if the receiver has accepted others after this many of its failures in a row. (After
+/// the first, the receiver may have been down.)
+const OWN_FAULTS: u32 = 2;
+/// Rooms that are remembered because they have failed.
+const FAILED_LIMIT: usize = 4_096;
 
 /// The state of one receiver.
 #[derive(Debug)]
@@ -19,8 +25,10 @@ pub struct Pacing {
     pause_limit: Duration,
     /// POSTs that may be under way.
     places: usize,
-    /// Rooms that have failed since the last success.
+    /// Rooms that have failed since the last success, without those that are refused for themselves.
     failed: BTreeSet<RoomId>,
+    /// How often each room has failed before the receiver accepted another one. It ends with its own success.
+    faults: BTreeMap<RoomId, u32>,
     /// Rounds of failures while it is down. Attempts that were under way together are one round.
     rounds: u32,
     last_failure: Option<Instant>,
@@ -38,6 +46,7 @@ impl Pacing {
             pause_limit,
             places: places_limit,
             failed: BTreeSet::new(),
+            faults: BTreeMap::new(),
             rounds: 0,
             last_failure: None,
             not_before: None,
@@ -59,11 +68,27 @@ impl Pacing {
         self.failed.len() >= DOWN_ROOMS
     }
 
-    /// Returns whether the receiver was down: then no room needs to wait any longer.
-    pub fn succeeded(&mut self) -> bool {
+    /// Whether a room keeps failing while others succeed.
+    pub fn is_refused(&self, room: RoomId) -> bool {
+        self.faults.get(&room).is_some_and(|faults| *faults >= OWN_FAULTS)
+    }
+
+    /// The room has nothing more to send.
+    pub fn forget(&mut self, room: RoomId) {
+        self.faults.remove(&room);
+    }
+
+    /// Returns whether the receiver was down: then only rooms that are refused for themselves need to wait any longer.
+    pub fn succeeded(&mut self, room: RoomId) -> bool {
         let was_down = self.is_down();
+        self.failed.remove(&room);
+        for failed in std::mem::take(&mut self.failed) {
+            if self.faults.len() < FAILED_LIMIT || self.faults.contains_key(&failed) {
+                *self.faults.entry(failed).or_default() += 1;
+            }
+        }
+        self.faults.remove(&room);
         self.places = if was_down { FIRST_PLACES } else { self.places.saturating_mul(2) }.min(self.places_limit);
-        self.failed.clear();
         self.rounds = 0;
         self.not_before = None;
         was_down
@@ -79,12 +104,15 @@ impl Pacing {
         now: Instant,
         retry_after: Option<Duration>,
     ) -> Duration {
-        if self.failed.len() < DOWN_ROOMS {
+        let is_refused = self.is_refused(room);
+        if !is_refused && self.failed.len() < FAILED_LIMIT {
             self.failed.insert(room);
         }
         let is_new_round = self.last_failure.is_none_or(|last| begun >= last);
-        self.last_failure = Some(now);
-        if self.is_down() {
+        if !is_refused {
+            self.last_failure = Some(now);
+        }
+        if self.is_down() && !is_refused {
             self.places = 1;
             self.rounds += u32::from(is_new_round || self.rounds == 0);
             self.not_before = self.not_before.max(Some(now + self.pause(self.rounds)));
@@ -130,10 +158,34 @@ mod tests {
         pacing.failed(RoomId(1), 2, later, later, None);
         assert!(!pacing.admits(0, later + Duration::from_secs(1)));
         assert!(pacing.admits(0, later + Duration::from_secs(2)));
-        assert!(pacing.succeeded());
+        assert!(pacing.succeeded(RoomId(1)));
         assert!(pacing.admits(3, later) && !pacing.admits(4, later));
-        assert!(!pacing.succeeded());
+        assert!(!pacing.succeeded(RoomId(1)));
         assert!(pacing.admits(7, later) && !pacing.admits(8, later));
+        assert!(!(0..64).any(|room| pacing.is_refused(RoomId(room))), "the receiver was down");
+    }
+
+    #[test]
+    fn rooms_that_are_always_refused_hold_up_no_others() {
+        let (mut pacing, mut now) = (Pacing::new(64, HOUR), Instant::now());
+        let healthy = RoomId(99);
+        for round in 1..10 {
+            now += Duration::from_secs(10);
+            for room in 0..5 {
+                pacing.failed(RoomId(room), round, now, now, None);
+            }
+            assert_eq!(pacing.admits(0, now), round > 2, "{round}");
+            assert_eq!(pacing.succeeded(healthy), round <= 2, "{round}");
+        }
+        assert!((0..5).all(|room| pacing.is_refused(RoomId(room))) && !pacing.is_refused(healthy));
+        // They count again once they have been accepted.
+        for room in 0..5 {
+            pacing.succeeded(RoomId(room));
+        }
+        for room in 0..3 {
+            pacing.failed(RoomId(room), 1, now, now, None);
+        }
+        assert!(!pacing.admits(0, now));
     }
 
     #[test]
@@ -141,7 +193,7 @@ mod tests {
         let (mut pacing, now) = (Pacing::new(64, HOUR), Instant::now());
         let pause = pacing.failed(RoomId(1), 1, now, now, Some(Duration::from_secs(90)));
         assert_eq!(pause, Duration::from_secs(90));
-        pacing.succeeded();
+        pacing.succeeded(RoomId(1));
         assert!(!pacing.admits(0, now + Duration::from_secs(89)), "the success was on its way already");
         assert!(pacing.admits(0, now + Duration::from_secs(90)));
     }
