@@ -6,6 +6,7 @@
 //! has a time limit, and every answer a limit of bytes.
 
 mod addresses;
+mod lookups;
 mod url;
 
 pub use url::{Url, UrlError};
@@ -22,11 +23,12 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::rt::{Read, Write};
 use hyper_util::rt::TokioIo;
+use lookups::Lookups;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::net::{TcpStream, lookup_host};
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::net::TcpStream;
+use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
@@ -34,8 +36,6 @@ use uproar_http::addresses::Network;
 
 /// How long one address of a host is tried: often IPv6 leads nowhere.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Names that are looked up at the same time. Each of them occupies a thread, also after its request was given up.
-const LOOKUPS_LIMIT: usize = 16;
 /// Connections that are kept for further requests, and for how long. Many servers close them after a minute.
 const IDLE_LIMIT: usize = 128;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -52,7 +52,7 @@ struct Inner {
     tls: OnceCell<TlsConnector>,
     allowed: Vec<Network>,
     idle: Mutex<Vec<Idle>>,
-    lookups: Semaphore,
+    lookups: Lookups,
 }
 
 /// It is closed when this is dropped, whatever it is doing: hyper would wait for a server that reads nothing, possibly
@@ -91,6 +91,15 @@ pub struct Answer {
 #[error("{0}")]
 pub struct Failure(String);
 
+/// Why requests to a URL would fail.
+#[derive(Debug)]
+pub enum Unusable {
+    /// All its addresses are forbidden.
+    Forbidden(Error),
+    /// Its addresses can't be found now.
+    Unknown(Error),
+}
+
 /// The networks of `--outgoing-allow`.
 ///
 /// # Errors
@@ -109,7 +118,7 @@ impl Client {
 
     /// `allowed`: networks to which requests may go although they are private.
     pub fn new(allowed: Vec<Network>) -> Client {
-        let (tls, idle, lookups) = (OnceCell::new(), Mutex::default(), Semaphore::new(LOOKUPS_LIMIT));
+        let (tls, idle, lookups) = (OnceCell::new(), Mutex::default(), Lookups::default());
         Client(Arc::new(Inner { tls, allowed, idle, lookups }))
     }
 
@@ -162,6 +171,21 @@ impl Client {
         Ok(Answer { status: head.status, headers: head.headers, body })
     }
 
+    /// Looks the host up, and says whether requests may go there. Nothing is sent.
+    ///
+    /// # Errors
+    /// If the host has no address, or none to which requests may go.
+    pub async fn check(&self, url: &Url, limit: Duration) -> Result<(), Unusable> {
+        match timeout(limit, self.addresses(url)).await {
+            Ok(Ok(addresses)) => self.permitted(url, &addresses).map(|_| ()).map_err(Unusable::Forbidden),
+            Ok(Err(error)) => Err(Unusable::Unknown(error)),
+            Err(_) => {
+                let ms = limit.as_millis();
+                Err(Unusable::Unknown(anyhow!("can't find the address of {} within {ms} ms", url.host)))
+            }
+        }
+    }
+
     async fn exchange(
         &self,
         url: &Url,
@@ -210,7 +234,7 @@ impl Client {
     }
 
     async fn connect_tcp(&self, url: &Url) -> Result<TcpStream> {
-        let addresses = self.permitted_addresses(url).await?;
+        let addresses = self.permitted(url, &self.addresses(url).await?)?;
         let mut failure = anyhow!("{} has no address", url.host);
         for address in addresses {
             match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
@@ -222,16 +246,19 @@ impl Client {
         Err(failure)
     }
 
-    /// Looks the host up once. Forbidden addresses are left out.
-    async fn permitted_addresses(&self, url: &Url) -> Result<Vec<SocketAddr>> {
-        let addresses: Vec<SocketAddr> = match url.host.parse::<IpAddr>() {
+    /// Looks the host up once.
+    async fn addresses(&self, url: &Url) -> Result<Vec<SocketAddr>> {
+        Ok(match url.host.parse::<IpAddr>() {
             Ok(address) => vec![(address, url.port).into()],
             Err(_) => {
-                let _permit = self.0.lookups.acquire().await?;
-                let found = lookup_host((url.host.as_str(), url.port)).await;
-                found.with_context(|| format!("can't find the address of {}", url.host))?.collect()
+                let found = self.0.lookups.find(&url.host, url.port).await;
+                found.with_context(|| format!("can't find the address of {}", url.host))?
             }
-        };
+        })
+    }
+
+    /// Leaves out forbidden addresses.
+    fn permitted(&self, url: &Url, addresses: &[SocketAddr]) -> Result<Vec<SocketAddr>> {
         let accesses = addresses.iter().map(|address| (*address, access(address.ip(), &self.0.allowed)));
         let accesses: Vec<(SocketAddr, Access)> = accesses.collect();
         let is_permitted = |access: Access| access == Access::Allowed || access == Access::Public && url.is_https();
