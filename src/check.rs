@@ -4,7 +4,7 @@ use crate::acme;
 use crate::config::{self, Options, TlsSource};
 use crate::driver::{Driver, listen};
 use crate::issuers;
-use crate::outgoing::Client;
+use crate::outgoing::{Client, Unusable};
 use crate::server::{holder, settings};
 use crate::tools::block_on;
 use crate::traces::Collector;
@@ -23,6 +23,8 @@ use uproar_tls::Pair;
 
 /// How long the database may take to answer.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long it may take to find the address of a webhook's receiver.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Prints what it finds, one line each: to standard output what is as it should be, to standard error each problem with
 /// its remedy, and what is probably a mistake.
@@ -248,9 +250,26 @@ fn check_collector(options: &Options, report: &mut Report) {
     }
 }
 
+/// A server starts without the receivers of its webhooks, too. Nothing is sent to them.
 fn check_webhooks(options: &Options, report: &mut Report) {
-    for hook in report.get(webhooks::from_options(options)).unwrap_or_default() {
-        report.good(format_args!("webhook {}, to {}", hook.name, hook.url));
+    let hooks = report.get(webhooks::from_options(options)).unwrap_or_default();
+    // What is wrong with the option has been reported.
+    let Ok(client) = Client::from_options(options) else { return };
+    for hook in hooks {
+        let Some(checked) = report.get(block_on(client.check(&hook.url, LOOKUP_TIMEOUT))) else { return };
+        match checked {
+            Ok(()) => report.good(format_args!("webhook {}, to {}", hook.name, hook.url)),
+            Err(Unusable::Forbidden(error)) => report.warning(format_args!(
+                "the webhook {} can't send anything: {}",
+                hook.name,
+                output::one_line(&error)
+            )),
+            Err(Unusable::Unknown(error)) => report.warning(format_args!(
+                "the webhook {} can't send anything now: {}",
+                hook.name,
+                output::one_line(&error)
+            )),
+        }
     }
 }
 
