@@ -37,16 +37,14 @@ enum Event {
     Delete,
     React,
     Member,
-    Moderation,
 }
 
-const EVENTS: [(&str, Event); 6] = [
+const EVENTS: [(&str, Event); 5] = [
     ("message", Event::Message),
     ("edit", Event::Edit),
     ("delete", Event::Delete),
     ("react", Event::React),
     ("member", Event::Member),
-    ("moderation", Event::Moderation),
 ];
 
 impl Events {
@@ -57,9 +55,8 @@ impl Events {
             Kind::Delete => Event::Delete,
             Kind::React | Kind::Unreact => Event::React,
             Kind::Added | Kind::Removed => Event::Member,
-            Kind::RoomChanged => Event::Moderation,
-            // What a newer release has added is only for those who want everything.
-            Kind::Unknown => return self.0.is_none(),
+            // What later releases add is only for those who want everything.
+            Kind::RoomChanged | Kind::Unknown => return self.0.is_none(),
         };
         self.0.as_ref().is_none_or(|events| events.contains(&event))
     }
