@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use uproar_model::RoomId;
 use uproar_store::{Move, SharedStore};
@@ -45,12 +45,21 @@ impl PositionWriter {
     }
 }
 
-/// Writes until all senders are gone. `interval`: the least time from one write to the next.
-pub async fn run_writer(Moves(mut moves): Moves, store: SharedStore, interval: Duration) {
+/// Writes until all senders are gone. `interval`: the least time from one write to the next, until `stop` turns true.
+pub async fn run_writer(
+    Moves(mut moves): Moves,
+    store: SharedStore,
+    interval: Duration,
+    mut stop: watch::Receiver<bool>,
+) {
     let mut next_at = Instant::now();
     let mut waiting: Vec<Waiting> = Vec::new();
     while moves.recv_many(&mut waiting, BATCH_LIMIT).await > 0 {
-        sleep_until(next_at).await;
+        tokio::select! {
+            () = sleep_until(next_at) => {}
+            // What is done is recorded before the end, so that it is not done again after the next start.
+            _ = stop.wait_for(|stop| *stop) => {}
+        }
         while waiting.len() < BATCH_LIMIT
             && let Ok(more) = moves.try_recv()
         {
@@ -103,7 +112,8 @@ mod tests {
             rooms.push(store.create_room(room).await.unwrap().id);
         }
         let (writer, moves) = PositionWriter::new();
-        let running = tokio::spawn(run_writer(moves, Arc::clone(&store), Duration::from_millis(1)));
+        let (_stop, stopped) = watch::channel(false);
+        let running = tokio::spawn(run_writer(moves, Arc::clone(&store), Duration::from_millis(1), stopped));
         let go = |room, from, to| {
             let at = |done| Position { done, batch: None };
             Move { reader: "a".into(), room, from: at(from), to: at(to) }

@@ -75,7 +75,7 @@ pub async fn run_webhooks(setup: WebhooksSetup) {
         let (writer, moves) = PositionWriter::new();
         let interval = Duration::from_millis(limits.reader_write_interval_ms);
         let mut writing = JoinSet::new();
-        writing.spawn_on(run_writer(moves, Arc::clone(&store), interval), &runtime);
+        writing.spawn_on(run_writer(moves, Arc::clone(&store), interval, stop.clone()), &runtime);
         for (hook, shown) in hooks.iter().zip(&status.hooks) {
             let sender = Sender {
                 hook: hook.clone(),
@@ -89,18 +89,21 @@ pub async fn run_webhooks(setup: WebhooksSetup) {
             tasks.spawn(hook::run(sender, Arc::clone(shown), stop.clone()));
         }
         drop(writer);
-        tokio::select! {
-            _ = stop.wait_for(|stop| *stop) => {}
+        let is_lost = tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => false,
             // They end only because of a bug, which the panic hook has reported.
             _ = tasks.join_next() => return,
             _ = writing.join_next() => return,
-            () = lead.lost() => {
-                tracing::warn!("this server can't be sure that no other one sends to the webhooks, and stops to");
-                for shown in &status.hooks {
-                    *shown.lock() = status::Current::default();
-                }
-                continue;
+            () = lead.lost() => true,
+        };
+        if is_lost {
+            tracing::warn!("this server can't be sure that no other one sends to the webhooks, and stops sending");
+            // They must not change what is shown afterwards.
+            tasks.shutdown().await;
+            for shown in &status.hooks {
+                shown.lock().stand_by();
             }
+            continue;
         }
         while tasks.join_next().await.is_some() {}
         while writing.join_next().await.is_some() {}

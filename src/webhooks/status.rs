@@ -41,6 +41,14 @@ pub struct Current {
     pub last_success_at: Option<UnixMillis>,
 }
 
+impl Current {
+    /// This node does not send any more. What it has seen is still shown, but not what it had to do.
+    pub fn stand_by(&mut self) {
+        *self =
+            Current { last_error: self.last_error.take(), last_success_at: self.last_success_at, ..Current::default() };
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct LastError {
     pub at: UnixMillis,

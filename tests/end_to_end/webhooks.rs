@@ -20,6 +20,7 @@ on_each_database! {
     a_message_is_posted_and_signed
     a_post_that_failed_comes_again_after_a_restart_with_the_same_id
     a_post_whose_acceptance_was_not_stored_comes_again_with_the_same_id
+    what_was_accepted_is_recorded_before_the_server_ends
     a_retry_has_the_same_publications_with_their_current_content
     a_room_is_delivered_in_order_in_batches
     whatever_a_receiver_answers_everything_arrives
@@ -233,6 +234,23 @@ async fn a_post_whose_acceptance_was_not_stored_comes_again_with_the_same_id(kin
     let _server = server.restart().await;
     let posts = receiver.wait_for(2).await;
     assert_eq!((&posts[1].id, &posts[1].publications), (&posts[0].id, &posts[0].publications));
+}
+
+async fn what_was_accepted_is_recorded_before_the_server_ends(kind: Kind) {
+    let receiver = Receiver::start([]).await;
+    // What is accepted would be recorded a minute later.
+    let setup = setup_with_limit(kind, &hook("crm", &receiver, ""), "reader_write_interval_ms", 60_000).await;
+    let mut server = start(setup).await;
+    let ann = server.user("ann").await;
+    server.create_room(&ann, "lobby").await;
+    say(&server, &ann, "lobby", "one").await;
+    receiver.wait_for(1).await;
+    server.stop().await;
+    server = server.restart().await;
+    say(&server, &ann, "lobby", "two").await;
+    receiver.has_all("lobby", 2).await;
+    let texts: Vec<_> = receiver.posts().iter().map(|post| post.texts()).collect();
+    assert_eq!(texts, [["one"], ["two"]]);
 }
 
 async fn a_retry_has_the_same_publications_with_their_current_content(kind: Kind) {
@@ -559,6 +577,7 @@ async fn mistakes_in_the_file_keep_the_server_from_starting() {
         (good.replace("http://", "ftp://"), nothing, &["webhook 'crm'", "url must begin with https://"]),
         (good.replace("name = 'crm'", ""), nothing, &["webhook 1", "name is missing"]),
         (format!("{good}events = ['all']"), nothing, &["webhook 'crm'", "there is no event 'all'", "message, edit"]),
+        (format!("{good}events = ['moderation']"), nothing, &["there is no event 'moderation'"]),
         (good.repeat(2), nothing, &["webhook 'crm'", "another one with this name"]),
         (good.replace("[[webhook]]", "[webhook]"), nothing, &["[[webhook]]", "two brackets"]),
         (good.clone(), unreadable, &["webhook 'crm'", "secret_file", "chmod 600"]),
@@ -584,6 +603,27 @@ async fn mistakes_in_the_file_keep_the_server_from_starting() {
     assert!(output.status.success(), "{output:?}");
     let said = String::from_utf8(output.stdout).unwrap();
     assert_contains(&said, &[&format!("ok: webhook crm, to http://127.0.0.1:{}\n", receiver.port)]);
+
+    for (host, words) in [
+        (
+            "https://localhost",
+            &["warning: the webhook crm can't send anything: ", "a private or", "--outgoing-allow"][..],
+        ),
+        (
+            "http://127.0.0.1",
+            &["warning: the webhook crm can't send anything: 127.0.0.1 is a private or special address"],
+        ),
+        ("https://nowhere.invalid", &["warning: the webhook crm can't send anything now: can't find the address of"]),
+    ] {
+        let webhook = good.replace("http://127.0.0.1", host);
+        let setup = Setup::with_database(None, &[]);
+        write_config(&setup, &webhook);
+        let config = setup.folder().join("uproar.toml").display().to_string();
+        let output = run(&["check", "--config", &config, "--data", &setup.data().display().to_string()]).await;
+        assert!(output.status.success(), "{output:?}");
+        assert_contains(&String::from_utf8(output.stderr).unwrap(), words);
+        assert!(!String::from_utf8(output.stdout).unwrap().contains("ok: webhook"));
+    }
 }
 
 /// They verify with the libraries of Standard Webhooks.
