@@ -724,6 +724,11 @@ impl Store for Database {
         self.calls.write(TurnOf::Server, async |db| positions::register(db, reader, filter).await).await
     }
 
+    async fn pause_reader(&self, reader: &str, at: UnixMillis) -> Result<(), StoreError> {
+        require_storable(&[reader])?;
+        self.calls.change(TurnOf::Server, async |db| positions::pause(db, reader, at).await).await
+    }
+
     async fn room_heads(
         &self,
         after: RoomId,

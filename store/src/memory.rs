@@ -795,15 +795,24 @@ impl MemoryStore {
             return known.clone();
         }
         let newest = self.rooms.keys().next_back().copied().unwrap_or(RoomId(0));
+        let paused_at = known.as_ref().map(|known| known.paused_at);
         let registration = Registration {
             filter: filter.to_owned(),
             former_filter: known.map(|known| known.filter),
             prepared_to: RoomId(0),
             prepare_until: newest,
             is_prepared: newest == RoomId(0),
+            paused_at: paused_at.unwrap_or(0),
         };
         self.readers.insert(reader.to_owned(), registration.clone());
         registration
+    }
+
+    /// [`Store::pause_reader`].
+    pub fn pause_reader(&mut self, reader: &str, at: UnixMillis) {
+        if let Some(registration) = self.readers.get_mut(reader) {
+            registration.paused_at = at;
+        }
     }
 
     /// [`Store::room_heads`].
@@ -1304,6 +1313,11 @@ impl Store for SharedMemoryStore {
     async fn register_reader(&self, reader: &str, filter: &str) -> Result<Registration, StoreError> {
         require_storable(&[reader, filter])?;
         Ok(self.lock().register_reader(reader, filter))
+    }
+
+    async fn pause_reader(&self, reader: &str, at: UnixMillis) -> Result<(), StoreError> {
+        self.lock().pause_reader(reader, at);
+        Ok(())
     }
 
     async fn room_heads(

@@ -25,6 +25,7 @@ pub(crate) const SQLITE: &[Migration] = &[
     (13, "blocked", include_str!("../../migrations/sqlite/0013_blocked.sql")),
     (14, "hooks", include_str!("../../migrations/sqlite/0014_hooks.sql")),
     (15, "meta", include_str!("../../migrations/sqlite/0015_meta.sql")),
+    (16, "batches", include_str!("../../migrations/sqlite/0016_batches.sql")),
 ];
 
 pub(crate) const POSTGRES: &[Migration] = &[
@@ -48,6 +49,7 @@ pub(crate) const POSTGRES: &[Migration] = &[
     (18, "hooks", include_str!("../../migrations/postgres/0018_hooks.sql")),
     (19, "meta", include_str!("../../migrations/postgres/0019_meta.sql")),
     (20, "outbox", include_str!("../../migrations/postgres/0020_outbox.sql")),
+    (21, "batches", include_str!("../../migrations/postgres/0021_batches.sql")),
 ];
 
 /// Changing the schema of a large database takes long, and an administrator can see that the database is at work.

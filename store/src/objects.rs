@@ -263,6 +263,8 @@ pub struct Registration {
     /// Later rooms are read from the start.
     pub prepare_until: RoomId,
     pub is_prepared: bool,
+    /// Since when it is paused. 0: it is not.
+    pub paused_at: UnixMillis,
 }
 
 /// How far a reader of the log has come in a room.
@@ -282,6 +284,8 @@ pub struct Batch {
     /// The room's epoch when the batch was begun. In another epoch, the offsets may mean other publications.
     pub epoch: Epoch,
     pub begun_at: UnixMillis,
+    /// What the reader must know of it to repeat it, in a form of its own.
+    pub note: String,
 }
 
 /// A room as a reader of the log sees it.

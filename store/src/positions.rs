@@ -5,14 +5,15 @@ use crate::connection::{Arg, DbConnection, json, offset_arg};
 use crate::error::StoreError;
 use crate::objects::{Batch, Move, Position, Progress, Registration, UnreadRoom};
 use std::collections::HashSet;
-use uproar_model::{Epoch, Offset, RoomId};
+use uproar_model::{Epoch, Offset, RoomId, UnixMillis};
 
 /// [`crate::Store::register_reader`], in a transaction.
 pub(crate) async fn register(db: &mut DbConnection, reader: &str, filter: &str) -> Result<Registration, StoreError> {
-    let sql = "SELECT filter, former_filter, prepared_to, prepare_until FROM readers WHERE reader = $1";
-    type Row = (String, Option<String>, i64, i64);
+    let sql = "SELECT filter, former_filter, prepared_to, prepare_until, paused_at FROM readers WHERE reader = $1";
+    type Row = (String, Option<String>, i64, i64, i64);
     let known = db.optional::<Row>(sql, &[Arg::Text(reader)]).await?;
-    if let Some((known_filter, former_filter, prepared_to, until)) = &known
+    let paused_at = known.as_ref().map_or(0, |(.., paused_at)| paused_at.unsigned_abs());
+    if let Some((known_filter, former_filter, prepared_to, until, _)) = &known
         && (known_filter == filter || prepared_to < until)
     {
         let is_prepared = prepared_to >= until;
@@ -22,6 +23,7 @@ pub(crate) async fn register(db: &mut DbConnection, reader: &str, filter: &str) 
             prepared_to: RoomId(*prepared_to),
             prepare_until: RoomId(*until),
             is_prepared,
+            paused_at,
         });
     }
     let newest = db.optional::<(i64,)>("SELECT coalesce(max(id), 0) FROM rooms", &[]).await?;
@@ -38,7 +40,15 @@ pub(crate) async fn register(db: &mut DbConnection, reader: &str, filter: &str) 
         prepared_to: RoomId(0),
         prepare_until: RoomId(until),
         is_prepared: until == 0,
+        paused_at,
     })
+}
+
+/// [`crate::Store::pause_reader`].
+pub(crate) async fn pause(db: &mut DbConnection, reader: &str, at: UnixMillis) -> Result<(), StoreError> {
+    let sql = "UPDATE readers SET paused_at = $2 WHERE reader = $1";
+    db.execute(sql, &[Arg::Text(reader), Arg::Int(at.cast_signed())]).await?;
+    Ok(())
 }
 
 /// [`crate::Store::room_heads`].
@@ -70,7 +80,7 @@ pub(crate) async fn prepare(
         let sql = "INSERT INTO positions (reader, room_id, room_offset)
             SELECT $1, w.room, w.head FROM unnest($2, $3) AS w(room, head) JOIN heads h ON h.room_id = w.room
             ON CONFLICT (reader, room_id) DO UPDATE SET room_offset = excluded.room_offset, batch_to = 0,
-              batch_epoch = '', batch_at = 0";
+              batch_epoch = '', batch_at = 0, batch_note = ''";
         db.execute(sql, &[Arg::Text(reader), Arg::Ints(&rooms), Arg::Ints(&offsets)]).await?;
     } else {
         let pairs = json(&rooms.iter().zip(&offsets).collect::<Vec<_>>());
@@ -78,7 +88,7 @@ pub(crate) async fn prepare(
             SELECT $1, w.value ->> 0, w.value ->> 1 FROM json_each($2) w JOIN heads h ON h.room_id = w.value ->> 0
             WHERE true
             ON CONFLICT (reader, room_id) DO UPDATE SET room_offset = excluded.room_offset, batch_to = 0,
-              batch_epoch = '', batch_at = 0";
+              batch_epoch = '', batch_at = 0, batch_note = ''";
         db.execute(sql, &[Arg::Text(reader), Arg::Text(&pairs)]).await?;
     }
     let sql = "UPDATE readers SET prepared_to = $2 WHERE reader = $1";
@@ -123,13 +133,14 @@ pub(crate) async fn progress(
     room: RoomId,
 ) -> Result<Option<Progress>, StoreError> {
     let sql = "SELECT r.name, r.epoch, h.last_offset, coalesce(p.room_offset, 0), coalesce(p.batch_to, 0),
-          coalesce(p.batch_epoch, ''), coalesce(p.batch_at, 0)
+          coalesce(p.batch_epoch, ''), coalesce(p.batch_at, 0), coalesce(p.batch_note, '')
         FROM heads h JOIN rooms r ON r.id = h.room_id LEFT JOIN positions p ON p.reader = $1 AND p.room_id = h.room_id
         WHERE h.room_id = $2";
-    type Row = (Option<String>, String, i64, i64, i64, String, i64);
+    type Row = (Option<String>, String, i64, i64, i64, String, i64, String);
     let row = db.optional::<Row>(sql, &[Arg::Text(reader), Arg::Int(room.0)]).await?;
-    let Some((name, epoch, head, done, to, batch_epoch, begun_at)) = row else { return Ok(None) };
-    let batch = Batch { to: to.unsigned_abs(), epoch: Epoch(batch_epoch.into()), begun_at: begun_at.unsigned_abs() };
+    let Some((name, epoch, head, done, to, batch_epoch, begun_at, note)) = row else { return Ok(None) };
+    let (epoch_of_batch, begun_at) = (Epoch(batch_epoch.into()), begun_at.unsigned_abs());
+    let batch = Batch { to: to.unsigned_abs(), epoch: epoch_of_batch, begun_at, note };
     Ok(Some(Progress {
         name: name.unwrap_or_default(),
         epoch: db.generation().epoch(&epoch),
@@ -153,11 +164,13 @@ pub(crate) async fn advance(db: &mut DbConnection, moves: &[Move]) -> Result<Vec
     let batch_to: Vec<_> = moves.iter().map(|it| batch(&it.to)).collect();
     let epochs: Vec<_> = moves.iter().map(|it| it.to.batch.as_ref().map_or("", |batch| &*batch.epoch.0)).collect();
     let begun: Vec<_> = moves.iter().map(|it| it.to.batch.as_ref().map_or(0, |it| offset_arg(it.begun_at))).collect();
+    let notes: Vec<_> = moves.iter().map(|it| it.to.batch.as_ref().map_or("", |batch| &*batch.note)).collect();
     let moved = if db.is_postgres() {
         let sql = "UPDATE positions p
-            SET room_offset = w.done, batch_to = w.batch_to, batch_epoch = w.epoch, batch_at = w.begun
-            FROM unnest($1, $2, $3, $4, $5, $6, $7, $8)
-              AS w(reader, room, from_done, from_batch, done, batch_to, epoch, begun)
+            SET room_offset = w.done, batch_to = w.batch_to, batch_epoch = w.epoch, batch_at = w.begun,
+              batch_note = w.note
+            FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9)
+              AS w(reader, room, from_done, from_batch, done, batch_to, epoch, begun, note)
             WHERE p.reader = w.reader AND p.room_id = w.room AND p.room_offset = w.from_done
               AND p.batch_to = w.from_batch AND EXISTS (SELECT 1 FROM heads h WHERE h.room_id = p.room_id)
             RETURNING p.reader, p.room_id";
@@ -170,15 +183,18 @@ pub(crate) async fn advance(db: &mut DbConnection, moves: &[Move]) -> Result<Vec
             Arg::Ints(&batch_to),
             Arg::Texts(&epochs),
             Arg::Ints(&begun),
+            Arg::Texts(&notes),
         ];
         db.all::<(String, i64)>(sql, &args).await?
     } else {
-        let row =
-            |n: usize| (readers[n], rooms[n], from_done[n], from_batch[n], done[n], batch_to[n], epochs[n], begun[n]);
+        let row = |n: usize| {
+            let (from, to) = ((from_done[n], from_batch[n]), (done[n], batch_to[n]));
+            (readers[n], rooms[n], from.0, from.1, to.0, to.1, epochs[n], begun[n], notes[n])
+        };
         let rows = json(&(0..moves.len()).map(row).collect::<Vec<_>>());
         let sql = "UPDATE positions
             SET room_offset = w.value ->> 4, batch_to = w.value ->> 5, batch_epoch = w.value ->> 6,
-              batch_at = w.value ->> 7
+              batch_at = w.value ->> 7, batch_note = w.value ->> 8
             FROM json_each($1) AS w
             WHERE positions.reader = w.value ->> 0 AND positions.room_id = w.value ->> 1
               AND positions.room_offset = w.value ->> 2 AND positions.batch_to = w.value ->> 3

@@ -219,6 +219,9 @@ pub trait Store: Send + Sync + 'static {
     /// completed first: then the filter in the answer is the earlier one.
     async fn register_reader(&self, reader: &str, filter: &str) -> Result<Registration, StoreError>;
 
+    /// Records since when a registered reader is paused. 0: it is not. What that means is the reader's business.
+    async fn pause_reader(&self, reader: &str, at: UnixMillis) -> Result<(), StoreError>;
+
     /// The names and last offsets of rooms by id ascending: ids after `after`, up to `up_to`, at most `limit` rooms.
     async fn room_heads(
         &self,

@@ -89,12 +89,12 @@ pub(crate) const TABLES: [Table; 16] = [
     Table { name: "reserved_names", columns: &["name", "owner_id", "until", "skeleton"], key: "name" },
     Table {
         name: "readers",
-        columns: &["reader", "filter", "former_filter", "prepared_to", "prepare_until"],
+        columns: &["reader", "filter", "former_filter", "prepared_to", "prepare_until", "paused_at"],
         key: "reader",
     },
     Table {
         name: "positions",
-        columns: &["reader", "room_id", "room_offset", "batch_to", "batch_epoch", "batch_at"],
+        columns: &["reader", "room_id", "room_offset", "batch_to", "batch_epoch", "batch_at", "batch_note"],
         key: "reader, room_id",
     },
     Table {

@@ -101,6 +101,7 @@ on_every_store! {
         rooms_are_unread_until_the_position_is_at_the_head,
         a_new_reader_starts_at_the_heads_and_in_new_rooms_at_the_start,
         a_preparation_is_completed_before_the_filter_changes_again,
+        a_reader_stays_paused_until_it_is_told_otherwise,
         preparing_ends_a_batch,
         followers_hear_of_all_that_is_committed,
         a_deleted_room_leaves_no_position;

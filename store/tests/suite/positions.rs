@@ -20,7 +20,8 @@ fn at(done: u64) -> Position {
 }
 
 fn under_way(done: u64, to: u64) -> Position {
-    Position { done, batch: Some(Batch { to, epoch: Epoch("e.1".into()), begun_at: 1700 }) }
+    let note = format!("a note, \"größer\" than {done}");
+    Position { done, batch: Some(Batch { to, epoch: Epoch("e.1".into()), begun_at: 1700, note }) }
 }
 
 async fn unread(world: &World) -> Vec<(String, u64, u64)> {
@@ -132,6 +133,20 @@ pub async fn a_preparation_is_completed_before_the_filter_changes_again(world: W
     let changed = world.store.register_reader(READER, "b").await.unwrap();
     assert_eq!((changed.filter.as_str(), changed.former_filter.as_deref()), ("b", Some("a")));
     assert_eq!((changed.prepared_to, changed.is_prepared), (RoomId(0), false));
+}
+
+pub async fn a_reader_stays_paused_until_it_is_told_otherwise(world: World) {
+    world.lobby().await;
+    let registered = async |filter: &str| world.store.register_reader(READER, filter).await.unwrap();
+    world.store.pause_reader(READER, 1700).await.unwrap();
+    assert_eq!(registered("a").await.paused_at, 0, "it did not exist yet");
+    world.store.pause_reader(READER, 1700).await.unwrap();
+    assert_eq!(registered("a").await.paused_at, 1700);
+    prepare(&world, "a").await;
+    assert_eq!(registered("b").await.paused_at, 1700, "another filter changes nothing");
+    assert_eq!(world.store.register_reader("another", "a").await.unwrap().paused_at, 0);
+    world.store.pause_reader(READER, 0).await.unwrap();
+    assert_eq!(registered("b").await.paused_at, 0);
 }
 
 pub async fn preparing_ends_a_batch(world: World) {
