@@ -243,12 +243,15 @@ limits! {
     /// failure of the database, or because what another node announced was lost.
     reader_sweep_interval_ms = 30_000, 10..=DAY_MS;
     /// The least time between two writes that record what webhooks have delivered. What is due meanwhile is written
-    /// together. If writes take long, it is 30 times as long as the last one took, but at most a second.
+    /// together. If writes take long, it is 30 times as long as the last one took, but at most a second, and a room's
+    /// POSTs need fewer of them.
     reader_write_interval_ms = 50, 0..=60_000;
     /// How long a webhook's receiver may take to answer a POST.
     webhook_timeout_ms = 15_000, 10..=DAY_MS;
     /// POSTs of one webhook that may be under way at the same time, each for another room.
     webhook_rooms_limit = 64, 1..=1_024;
+    /// Memory for the bodies of POSTs that are under way. Each webhook has an equal share.
+    webhook_bytes_limit = 64 * MIB, 8 * MIB..=16_384 * MIB;
     /// The longest pause before a webhook's POST is tried again.
     webhook_pause_limit_ms = 3_600_000, 1..=DAY_MS;
     /// How old a publication must be before the server gives up sending it to a webhook's receiver that does not accept

@@ -13,7 +13,7 @@ mod writer;
 pub use backlog::{Backlog, Lag, Seen};
 pub use writer::{PositionWriter, run_writer};
 
-use uproar_model::RoomId;
+use uproar_model::{RoomId, UnixMillis};
 use uproar_store::{Store, StoreError};
 
 /// Rooms that are prepared in one transaction.
@@ -21,7 +21,7 @@ const CHUNK_ROOMS: usize = 500;
 
 /// Registers a reader of the rooms that match `filter`, and makes it start at the heads of those rooms that it did not
 /// read before. Rooms that are created later are read from their start. It can be repeated after an error, and
-/// continues where it was.
+/// continues where it was. Returns since when the reader is paused, or 0.
 ///
 /// # Errors
 /// If the store fails.
@@ -30,11 +30,11 @@ pub async fn prepare(
     reader: &str,
     filter: &str,
     matches: impl Fn(&str, &str) -> bool,
-) -> Result<(), StoreError> {
+) -> Result<UnixMillis, StoreError> {
     loop {
         let registration = store.register_reader(reader, filter).await?;
         if registration.is_prepared && registration.filter == filter {
-            return Ok(());
+            return Ok(registration.paused_at);
         }
         let (after, until) = (registration.prepared_to, registration.prepare_until);
         let rooms = store.room_heads(after, until, CHUNK_ROOMS).await?;

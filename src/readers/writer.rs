@@ -1,8 +1,10 @@
 //! Writes the positions of readers. On SQLite a write occupies the only writer and waits for the disk, so all positions
-//! that have moved meanwhile are written together, and only so many times per second.
+//! that have moved meanwhile are written together, and only so many times per second. Readers that must write before
+//! they can go on therefore decide on more at once where writes are rare: see [`PositionWriter::steps`].
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -16,6 +18,10 @@ const WAITING_LIMIT: usize = 1024;
 /// must not wait for positions.
 const PAUSE_FACTOR: u32 = 30;
 const PAUSE_LIMIT: Duration = Duration::from_secs(1);
+/// With one write in this time, a reader does one step per write, and with fewer writes more.
+const STEP_TIME: Duration = Duration::from_millis(50);
+/// Steps that are decided on with one write.
+const STEPS_LIMIT: usize = 20;
 /// After an error.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
@@ -23,22 +29,40 @@ type Waiting = (Move, oneshot::Sender<bool>);
 
 /// The way to the task that writes.
 #[derive(Clone)]
-pub struct PositionWriter(mpsc::Sender<Waiting>);
+pub struct PositionWriter {
+    moves: mpsc::Sender<Waiting>,
+    pause_ms: Arc<AtomicU64>,
+}
 
 /// The other end of a [`PositionWriter`].
-pub struct Moves(mpsc::Receiver<Waiting>);
+pub struct Moves {
+    moves: mpsc::Receiver<Waiting>,
+    pause_ms: Arc<AtomicU64>,
+}
 
 impl PositionWriter {
     pub fn new() -> (PositionWriter, Moves) {
         let (sender, receiver) = mpsc::channel(WAITING_LIMIT);
-        (PositionWriter(sender), Moves(receiver))
+        let pause_ms = Arc::new(AtomicU64::new(0));
+        (PositionWriter { moves: sender, pause_ms: Arc::clone(&pause_ms) }, Moves { moves: receiver, pause_ms })
+    }
+
+    /// The time from one write to the next at present.
+    pub fn pause(&self) -> Duration {
+        Duration::from_millis(self.pause_ms.load(Ordering::Relaxed))
+    }
+
+    /// How many steps of a reader, such as POSTs in a room, are best decided on with one write.
+    pub fn steps(&self) -> usize {
+        let steps = self.pause().as_millis() / STEP_TIME.as_millis();
+        usize::try_from(steps).unwrap_or(STEPS_LIMIT).clamp(1, STEPS_LIMIT)
     }
 
     /// Moves a position. While the database fails, this waits. `false`: the position was another than the one that the
     /// move starts from, so it is not known here what is done.
     pub async fn write(&self, it: Move) -> bool {
         let (sender, receiver) = oneshot::channel();
-        if self.0.send((it, sender)).await.is_err() {
+        if self.moves.send((it, sender)).await.is_err() {
             return false;
         }
         receiver.await.unwrap_or(false)
@@ -47,11 +71,13 @@ impl PositionWriter {
 
 /// Writes until all senders are gone. `interval`: the least time from one write to the next, until `stop` turns true.
 pub async fn run_writer(
-    Moves(mut moves): Moves,
+    Moves { mut moves, pause_ms }: Moves,
     store: SharedStore,
     interval: Duration,
     mut stop: watch::Receiver<bool>,
 ) {
+    let show = |pause: Duration| pause_ms.store(pause.as_millis() as u64, Ordering::Relaxed);
+    show(interval);
     let mut next_at = Instant::now();
     let mut waiting: Vec<Waiting> = Vec::new();
     while moves.recv_many(&mut waiting, BATCH_LIMIT).await > 0 {
@@ -72,7 +98,9 @@ pub async fn run_writer(
         waiting.retain(|(it, _)| seen.insert((Arc::clone(&it.reader), it.room)));
         let begun = Instant::now();
         write(&store, &mut waiting).await;
-        next_at = begun + interval.max((begun.elapsed() * PAUSE_FACTOR).min(PAUSE_LIMIT));
+        let pause = interval.max((begun.elapsed() * PAUSE_FACTOR).min(PAUSE_LIMIT));
+        show(pause);
+        next_at = begun + pause;
     }
 }
 
@@ -101,6 +129,15 @@ mod tests {
     use uproar_store::Position;
     use uproar_store::memory::SharedMemoryStore;
     use uproar_store::{NewRoom, RoomKind};
+
+    #[test]
+    fn the_rarer_writes_are_the_more_is_decided_with_each() {
+        let (writer, moves) = PositionWriter::new();
+        for (pause_ms, steps) in [(0, 1), (50, 1), (99, 1), (100, 2), (600, 12), (1000, 20), (60_000, 20)] {
+            moves.pause_ms.store(pause_ms, Ordering::Relaxed);
+            assert_eq!(writer.steps(), steps, "{pause_ms}");
+        }
+    }
 
     #[tokio::test]
     async fn what_moves_at_the_same_time_is_written_together() {

@@ -1,26 +1,30 @@
-//! One step of a webhook in one room: at most one POST.
+//! One step of a webhook in one room: usually one POST, and some more where positions are rarely written.
 //!
 //! The order of events makes it safe to be killed at any moment. The range of a batch is stored before its first POST,
 //! so that each attempt to deliver it has the same id and the same publications. The position moves after the receiver
 //! has accepted it.
 
 use super::body::{self, ENVELOPE_BYTES};
+use super::memory::{Memory, Reserved};
+use super::plan::Plan;
 use super::secret::signatures;
-use super::settings::{Hook, matches_pattern};
+use super::settings::{Events, Hook, matches_pattern};
 use crate::outgoing::{Bounds, Client};
 use crate::readers::{PositionWriter, Seen};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
 use serde_json::value::RawValue;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use uproar_core::limits::Limits;
 use uproar_model::{Epoch, Offset, Page, PageRequest, Publication, RoomId, UnixMillis};
 use uproar_store::{Batch, Move, Position, Progress, SharedStore, StoreError};
 
-/// Publications in one batch, and about how long its body may be. (An edit can make it longer later. A single message
-/// always fits into a batch.)
+/// Publications in one batch, and how long its body may be when it is made. (An edit can make it longer later. A single
+/// message always fits into a batch.)
 const BATCH_LIMIT_PUBLICATIONS: usize = 100;
 const BATCH_LIMIT_BYTES: usize = 256 * 1024;
 /// Pages of publications that the receiver does not want, which one step skips.
@@ -41,24 +45,48 @@ pub struct Sender {
     pub writer: PositionWriter,
     /// Reads of all webhooks that may be under way: they come in the store's turn of the server itself.
     pub reads: Arc<Semaphore>,
+    /// For the bodies of this webhook's POSTs.
+    pub memory: Memory,
+    /// When this server was started.
+    pub started_at: UnixMillis,
     pub limits: Limits,
 }
 
-/// What a step has done.
+/// What a step has done, and how it has ended.
+#[derive(Debug)]
+pub struct Outcome {
+    pub delivered: Delivered,
+    pub step: Step,
+}
+
+/// What the receiver has accepted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Delivered {
+    pub posts: u64,
+    pub publications: u64,
+}
+
 #[derive(Debug)]
 pub enum Step {
     /// The hook has everything of this room, or the room is gone.
-    Finished { delivered: u64, posted: bool },
+    Finished,
     /// There is more to do.
-    Continue { delivered: u64, posted: bool, seen: Seen },
+    Continue { seen: Seen },
     /// The room is not one of the hook's.
     NotMine,
-    /// The receiver did not take the batch. It will be sent again.
+    /// The receiver did not take a batch. It will be sent again.
     Failed { seen: Seen, room: String, failure: Failure },
-    /// The receiver did not take the batch for so long that it will not be sent again.
+    /// The receiver did not take a batch for so long that it will not be sent again.
     GivenUp { seen: Seen, room: String, failure: Failure, from: Offset, to: Offset, publications: u64 },
     /// The store has failed, or another node has moved the position.
     Retry,
+}
+
+impl From<Step> for Outcome {
+    /// Nothing was delivered.
+    fn from(step: Step) -> Outcome {
+        Outcome { delivered: Delivered::default(), step }
+    }
 }
 
 /// Why a receiver did not take a batch.
@@ -77,6 +105,8 @@ struct Cut {
     /// Everything up to here is done, or not wanted.
     done: Offset,
     batch: Option<Prepared>,
+    /// Where the batches after it end, if more than one are to be stored together.
+    next: Vec<Offset>,
     head: Offset,
     epoch: Epoch,
 }
@@ -84,131 +114,202 @@ struct Cut {
 struct Prepared {
     to: Offset,
     publications: Vec<Box<RawValue>>,
+    /// How long the body is, at most.
+    bytes: usize,
     first_at: UnixMillis,
     last_at: UnixMillis,
+}
+
+/// A batch that is read again.
+enum Again {
+    /// The hook wants nothing of it.
+    Nothing,
+    Whole(Prepared),
+    /// Its body would have so many bytes, which are too many now.
+    TooLong(usize),
+}
+
+/// A POST that was not accepted.
+struct Attempt {
+    first_at: UnixMillis,
+    last_at: UnixMillis,
+    publications: u64,
+    failure: Failure,
+}
+
+/// A room in which a step works.
+struct Room {
+    id: RoomId,
+    name: String,
+    head: Offset,
+    /// As it is stored.
+    position: Position,
 }
 
 /// The room is gone.
 struct Gone;
 
 impl Sender {
-    /// Delivers the next batch of a room, if there is one.
-    pub async fn step(&self, room: RoomId) -> Step {
-        match self.try_step(room).await {
-            Ok(step) => step,
-            Err(error) => {
-                error.log("a webhook can't read what it has to send; will retry");
-                Step::Retry
-            }
-        }
+    /// Delivers the next batch of a room, if there is one, and those whose ranges are stored together with it.
+    pub async fn step(&self, room: RoomId) -> Outcome {
+        let mut delivered = Delivered::default();
+        let step = self.try_step(room, &mut delivered).await.unwrap_or_else(|error| {
+            error.log("a webhook can't read what it has to send; will retry");
+            Step::Retry
+        });
+        Outcome { delivered, step }
     }
 
-    async fn try_step(&self, room: RoomId) -> Result<Step, StoreError> {
-        let finished = Step::Finished { delivered: 0, posted: false };
-        let Some(progress) = self.progress(room).await? else { return Ok(finished) };
+    async fn try_step(&self, id: RoomId, delivered: &mut Delivered) -> Result<Step, StoreError> {
+        let Some(progress) = self.progress(id).await? else { return Ok(Step::Finished) };
         if !matches_pattern(&self.hook.rooms, &progress.name) {
             return Ok(Step::NotMine);
         }
-        let Progress { name, epoch, head, mut position } = progress;
-        if position.done > head {
+        let Progress { name, epoch, head, position } = progress;
+        let mut room = Room { id, name, head, position };
+        if room.position.done > head {
             // Only somebody who has changed the database can have done that.
+            let name = &room.name;
             tracing::warn!(webhook = self.hook.name, room = name, "continues at the room's head, which has gone back");
-            let is_moved = self.go(room, &position, Position { done: head, batch: None }).await;
-            return Ok(if is_moved { finished } else { Step::Retry });
+            let is_moved = self.go(&room, Position { done: head, batch: None }).await;
+            return Ok(if is_moved { Step::Finished } else { Step::Retry });
         }
-        let stored = position.batch.clone().filter(|batch| batch.epoch == epoch && batch.to <= head);
-        let prepared = match &stored {
-            Some(batch) => self.read(room, position.done, batch.to).await?,
-            None => None,
-        };
-        let (batch, prepared) = match (stored, prepared) {
-            (Some(batch), Some(prepared)) => (batch, prepared),
-            // Nothing of it is wanted any more: the hook was configured differently.
-            (Some(batch), None) => {
-                let done = Position { done: batch.to, batch: None };
-                let seen = Seen { done: batch.to, head, since: 0 };
-                let is_moved = self.go(room, &position, done).await;
-                return Ok(if is_moved { Step::Continue { delivered: 0, posted: false, seen } } else { Step::Retry });
-            }
-            (None, _) => {
-                let Ok(cut) = self.cut(room, position.done).await? else { return Ok(finished) };
+        let stored = room.position.batch.clone().filter(|batch| batch.epoch == epoch && batch.to <= head);
+        let (batch, first) = match stored {
+            Some(batch) => (batch, None),
+            None => {
+                let mut memory = self.memory.reserve(BATCH_LIMIT_BYTES).await;
+                let Ok(cut) = self.cut(id, room.position.done).await? else { return Ok(Step::Finished) };
                 let next = self.position_of(&cut);
-                if next != position && !self.go(room, &position, next.clone()).await {
+                // A single message can be longer than batches are. It is read again.
+                let first = cut.batch.filter(|batch| batch.bytes <= BATCH_LIMIT_BYTES);
+                memory.shrink(first.as_ref().map_or(0, |batch| batch.bytes));
+                if next != room.position && !self.go(&room, next.clone()).await {
                     return Ok(Step::Retry);
                 }
                 let seen = Seen { done: cut.done, head: cut.head, since: 0 };
-                let (Some(batch), Some(prepared)) = (next.batch.clone(), cut.batch) else {
-                    let is_finished = cut.done >= cut.head;
-                    return Ok(if is_finished {
-                        finished
-                    } else {
-                        Step::Continue { delivered: 0, posted: false, seen }
-                    });
+                let Some(batch) = next.batch.clone() else {
+                    return Ok(if cut.done >= cut.head { Step::Finished } else { Step::Continue { seen } });
                 };
-                position = next;
-                (batch, prepared)
+                (room.head, room.position) = (cut.head, next);
+                (batch, first.map(|first| (first, memory)))
             }
         };
-        let posted = self.post(room, &name, position.done, &batch, &prepared.publications).await;
-        let publications = prepared.publications.len() as u64;
-        match posted {
-            Ok(()) => self.accepted(room, &position, batch.to, publications).await,
-            Err(failure) => Ok(self.refused(room, name, position, batch.to, head, &prepared, failure).await),
+        self.deliver(room, batch, first, delivered).await
+    }
+
+    /// Delivers this batch of the position, and then those that are planned, as long as the next write would have to be
+    /// waited for. `first`: the batch, if it was read already.
+    async fn deliver(
+        &self,
+        room: Room,
+        batch: Batch,
+        mut first: Option<(Prepared, Reserved)>,
+        delivered: &mut Delivered,
+    ) -> Result<Step, StoreError> {
+        let plan = Plan::parse(&batch.note, batch.to, room.head);
+        let Plan { events, next } = plan.unwrap_or_else(|| Plan { events: self.hook.events.clone(), next: Vec::new() });
+        let begun = Instant::now();
+        let (mut done, mut to, mut next) = (room.position.done, Some(batch.to), VecDeque::from(next));
+        while let Some(end) = to {
+            let read = match first.take() {
+                Some(first) => Ok(Some(first)),
+                None => self.read_within_limits(room.id, done, end, &events).await,
+            };
+            let prepared = match read {
+                Ok(prepared) => prepared,
+                Err(error) if done > room.position.done => {
+                    error.log("a webhook can't read what it has to send next; will retry");
+                    break;
+                }
+                Err(error) => return Err(error),
+            };
+            // If there is nothing, the batch was begun by another program.
+            if let Some((prepared, memory)) = prepared {
+                let Prepared { publications, first_at, last_at, .. } = prepared;
+                let count = publications.len() as u64;
+                let posted = self.post(&room, done, end, &batch, publications).await;
+                drop(memory);
+                if let Err(failure) = posted {
+                    let rest = Batch { to: end, note: Plan { events, next: next.into() }.encode(), ..batch };
+                    let attempt = Attempt { first_at, last_at, publications: count, failure };
+                    return Ok(self.refused(room, done, rest, attempt).await);
+                }
+                delivered.posts += 1;
+                delivered.publications += count;
+            }
+            (done, to) = (end, next.pop_front());
+            if begun.elapsed() >= self.writer.pause() {
+                break;
+            }
+        }
+        match to {
+            None => Ok(self.accepted(room, done).await),
+            Some(to) => {
+                let rest = Batch { to, note: Plan { events, next: next.into() }.encode(), ..batch };
+                self.go(&room, Position { done, batch: Some(rest) }).await;
+                Ok(Step::Continue { seen: Seen { done, head: room.head.max(to), since: 0 } })
+            }
         }
     }
 
-    /// The receiver has the batch that ends here.
-    async fn accepted(
-        &self,
-        room: RoomId,
-        position: &Position,
-        to: Offset,
-        delivered: u64,
-    ) -> Result<Step, StoreError> {
+    /// The receiver has everything up to here.
+    async fn accepted(&self, room: Room, done: Offset) -> Step {
         // The next batch is stored together with the end of this one, unless it can't be read now.
-        let cut = match self.cut(room, to).await {
+        let memory = self.memory.reserve(BATCH_LIMIT_BYTES).await;
+        let cut = match self.cut(room.id, done).await {
             Ok(Ok(cut)) => cut,
-            Ok(Err(Gone)) => return Ok(Step::Finished { delivered, posted: true }),
+            Ok(Err(Gone)) => return Step::Finished,
             Err(error) => {
                 error.log("a webhook can't read what it has to send next; will retry");
-                let seen = Seen { done: to, head: to + 1, since: 0 };
-                self.go(room, position, Position { done: to, batch: None }).await;
-                return Ok(Step::Continue { delivered, posted: true, seen });
+                self.go(&room, Position { done, batch: None }).await;
+                return Step::Continue { seen: Seen { done, head: done + 1, since: 0 } };
             }
         };
+        let next = self.position_of(&cut);
+        let Cut { done, head, batch, .. } = cut;
+        let since = batch.map_or(0, |batch| batch.first_at);
+        // The write may take a while.
+        drop(memory);
         // If another node has moved the position, it has delivered the batch, too.
-        self.go(room, position, self.position_of(&cut)).await;
-        if cut.done >= cut.head {
-            return Ok(Step::Finished { delivered, posted: true });
-        }
-        let since = cut.batch.map_or(0, |batch| batch.first_at);
-        Ok(Step::Continue { delivered, posted: true, seen: Seen { done: cut.done, head: cut.head, since } })
+        self.go(&room, next).await;
+        if done >= head { Step::Finished } else { Step::Continue { seen: Seen { done, head, since } } }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "everything that is known about one attempt")]
-    async fn refused(
-        &self,
-        room: RoomId,
-        name: String,
-        position: Position,
-        to: Offset,
-        head: Offset,
-        prepared: &Prepared,
-        failure: Failure,
-    ) -> Step {
-        let begun_at = position.batch.as_ref().map_or(0, |batch| batch.begun_at);
-        let seen = Seen { done: position.done, head, since: prepared.first_at };
+    /// The receiver has everything up to `done`, and has not taken the batch after that. `rest`: this batch, and those
+    /// that are planned.
+    async fn refused(&self, mut room: Room, done: Offset, rest: Batch, attempt: Attempt) -> Step {
+        let Attempt { first_at, last_at, publications, failure } = attempt;
         let now = self.store.clock().unix_ms();
-        if failure.is_gone || !may_be_given_up(now, prepared.last_at, begun_at, &self.limits) {
-            return Step::Failed { seen, room: name, failure };
+        if failure.is_gone
+            && let Err(error) = self.store.pause_reader(&self.reader, now).await
+        {
+            error.log("it can't be recorded that a webhook is paused, so another node would try again");
         }
-        let from = position.done + 1;
-        if !self.go(room, &position, Position { done: to, batch: None }).await {
+        if done > room.position.done {
+            let position = Position { done, batch: Some(rest.clone()) };
+            if !self.go(&room, position.clone()).await {
+                return Step::Retry;
+            }
+            room.position = position;
+        }
+        let seen = Seen { done, head: room.head, since: first_at };
+        if failure.is_gone || !may_be_given_up(now, last_at, rest.begun_at, &self.limits) {
+            return Step::Failed { seen, room: room.name, failure };
+        }
+        // Those that are planned may have been sent before a restart, so they stay as they are.
+        let plan = Plan::parse(&rest.note, rest.to, room.head);
+        let (from, to) = (done + 1, rest.to);
+        let after = plan.and_then(|Plan { events, next }| {
+            let (first, next) = next.split_first()?;
+            let note = Plan { events, next: next.to_vec() }.encode();
+            Some(Batch { to: *first, note, ..rest })
+        });
+        if !self.go(&room, Position { done: to, batch: after }).await {
             return Step::Retry;
         }
-        let publications = prepared.publications.len() as u64;
-        let seen = Seen { done: to, head, since: 0 };
-        Step::GivenUp { seen, room: name, failure, from, to, publications }
+        let seen = Seen { done: to, head: room.head, since: 0 };
+        Step::GivenUp { seen, room: room.name, failure, from, to, publications }
     }
 
     async fn progress(&self, room: RoomId) -> Result<Option<Progress>, StoreError> {
@@ -221,43 +322,103 @@ impl Sender {
         self.store.read_log(room, request).await
     }
 
-    async fn go(&self, room: RoomId, from: &Position, to: Position) -> bool {
-        self.writer.write(Move { reader: Arc::clone(&self.reader), room, from: from.clone(), to }).await
+    /// Moves the position in a room.
+    async fn go(&self, room: &Room, to: Position) -> bool {
+        self.writer
+            .write(Move { reader: Arc::clone(&self.reader), room: room.id, from: room.position.clone(), to })
+            .await
     }
 
     fn position_of(&self, cut: &Cut) -> Position {
         let begun_at = self.store.clock().unix_ms();
-        let batch = |prepared: &Prepared| Batch { to: prepared.to, epoch: cut.epoch.clone(), begun_at };
+        let plan = Plan { events: self.hook.events.clone(), next: cut.next.clone() };
+        let batch =
+            |prepared: &Prepared| Batch { to: prepared.to, epoch: cut.epoch.clone(), begun_at, note: plan.encode() };
         Position { done: cut.done, batch: cut.batch.as_ref().map(batch) }
     }
 
-    /// The publications of a batch that was begun earlier. `None`: the hook wants none of them.
-    async fn read(&self, room: RoomId, done: Offset, to: Offset) -> Result<Option<Prepared>, StoreError> {
-        let mut wanted: Vec<Publication> = Vec::new();
+    /// The publications of a batch that was begun earlier, and memory for its body. `None`: none of them is wanted.
+    async fn read_within_limits(
+        &self,
+        room: RoomId,
+        done: Offset,
+        to: Offset,
+        events: &Events,
+    ) -> Result<Option<(Prepared, Reserved)>, StoreError> {
+        let mut limit = BATCH_LIMIT_BYTES;
+        loop {
+            let mut memory = self.memory.reserve(limit).await;
+            // What is longer than everything that a webhook may use is alone at least.
+            let is_all = self.memory.is_all(limit);
+            match self.read(room, done, to, events, if is_all { usize::MAX } else { limit }).await? {
+                Again::Nothing => return Ok(None),
+                Again::Whole(prepared) => {
+                    memory.shrink(prepared.bytes);
+                    return Ok(Some((prepared, memory)));
+                }
+                // Edits have made it longer.
+                Again::TooLong(bytes) => limit = bytes,
+            }
+        }
+    }
+
+    /// `limit`: how many bytes are kept. What is longer is only measured.
+    async fn read(
+        &self,
+        room: RoomId,
+        done: Offset,
+        to: Offset,
+        events: &Events,
+        limit: usize,
+    ) -> Result<Again, StoreError> {
+        let (mut publications, mut bytes, mut times) = (Vec::new(), ENVELOPE_BYTES, None);
         let mut from = done;
-        // Usually one page. A batch that an earlier release has begun might be larger.
         while from < to {
             let request = PageRequest {
                 from,
                 ascending: true,
                 up_to: to,
                 items_limit: BATCH_LIMIT_PUBLICATIONS,
-                bytes_limit: usize::MAX,
+                bytes_limit: BATCH_LIMIT_BYTES,
             };
-            let page = self.read_log(room, request).await?;
-            let Some(last) = page.as_ref().and_then(|page| page.publications.last()) else { break };
+            let Some(page) = self.read_log(room, request).await? else { break };
+            let Some(last) = page.publications.last() else { break };
             from = last.offset;
-            let publications = page.into_iter().flat_map(|page| page.publications);
-            wanted.extend(publications.filter(|publication| self.hook.events.contain(publication)));
+            for publication in page.publications.into_iter().filter(|publication| events.contain(publication)) {
+                let time = publication.time;
+                let Some(json) = body::publication(publication) else { continue };
+                bytes += json.get().len() + 1;
+                times = Some((times.map_or(time, |(first, _)| first), time));
+                if bytes <= limit {
+                    publications.push(json);
+                } else {
+                    publications = Vec::new();
+                }
+            }
         }
-        let (Some(first), Some(last)) = (wanted.first(), wanted.last()) else { return Ok(None) };
-        let (first_at, last_at) = (first.time, last.time);
-        let publications = wanted.into_iter().filter_map(body::publication).collect();
-        Ok(Some(Prepared { to, publications, first_at, last_at }))
+        let Some((first_at, last_at)) = times else { return Ok(Again::Nothing) };
+        if bytes > limit {
+            return Ok(Again::TooLong(bytes));
+        }
+        Ok(Again::Whole(Prepared { to, publications, bytes, first_at, last_at }))
+    }
+
+    /// Makes a batch of what comes after `done`, and decides where some more end if writes are rare.
+    async fn cut(&self, room: RoomId, done: Offset) -> Result<Result<Cut, Gone>, StoreError> {
+        let Ok(mut cut) = self.cut_one(room, done).await? else { return Ok(Err(Gone)) };
+        let Some(mut end) = cut.batch.as_ref().map(|batch| batch.to) else { return Ok(Ok(cut)) };
+        while cut.next.len() + 1 < self.writer.steps() && end < cut.head {
+            let Ok(after) = self.cut_one(room, end).await? else { return Ok(Err(Gone)) };
+            let Some(batch) = after.batch.filter(|_| after.epoch == cut.epoch) else { break };
+            end = batch.to;
+            cut.next.push(end);
+            cut.head = after.head;
+        }
+        Ok(Ok(cut))
     }
 
     /// Makes a batch of what comes after `done`.
-    async fn cut(&self, room: RoomId, mut done: Offset) -> Result<Result<Cut, Gone>, StoreError> {
+    async fn cut_one(&self, room: RoomId, mut done: Offset) -> Result<Result<Cut, Gone>, StoreError> {
         let mut skipped_pages = 0;
         loop {
             let request = PageRequest {
@@ -272,19 +433,19 @@ impl Sender {
             let last = page.publications.last().map(|publication| publication.offset);
             let (batch, before) = self.prepare(page.publications);
             if batch.is_some() {
-                return Ok(Ok(Cut { done: before.max(done), batch, head, epoch }));
+                return Ok(Ok(Cut { done: before.max(done), batch, next: Vec::new(), head, epoch }));
             }
             done = last.unwrap_or(done);
             skipped_pages += 1;
             if !page.more || last.is_none() || skipped_pages == SKIPPED_PAGES_LIMIT {
-                return Ok(Ok(Cut { done, batch: None, head, epoch }));
+                return Ok(Ok(Cut { done, batch: None, next: Vec::new(), head, epoch }));
             }
         }
     }
 
     /// Takes as many wanted publications as fit into a batch. Returns also the offset before the first one.
     fn prepare(&self, publications: Vec<Publication>) -> (Option<Prepared>, Offset) {
-        let (mut batch, mut before, mut bytes): (Option<Prepared>, Offset, usize) = (None, 0, ENVELOPE_BYTES);
+        let (mut batch, mut before): (Option<Prepared>, Offset) = (None, 0);
         for publication in publications {
             let (offset, time) = (publication.offset, publication.time);
             if !self.hook.events.contain(&publication) {
@@ -294,33 +455,36 @@ impl Sender {
                 continue;
             }
             let Some(json) = body::publication(publication) else { continue };
-            bytes += json.get().len() + 1;
+            let bytes = batch.as_ref().map_or(ENVELOPE_BYTES, |batch| batch.bytes) + json.get().len() + 1;
             match &mut batch {
                 None => {
                     before = offset - 1;
-                    batch = Some(Prepared { to: offset, publications: vec![json], first_at: time, last_at: time });
+                    let publications = vec![json];
+                    batch = Some(Prepared { to: offset, publications, bytes, first_at: time, last_at: time });
                 }
                 Some(_) if bytes > BATCH_LIMIT_BYTES => break,
                 Some(batch) => {
                     batch.publications.push(json);
-                    (batch.to, batch.last_at) = (offset, time);
+                    (batch.to, batch.bytes, batch.last_at) = (offset, bytes, time);
                 }
             }
         }
         (batch, before)
     }
 
+    /// Sends what comes after `done` up to `to`.
     async fn post(
         &self,
-        room: RoomId,
-        name: &str,
+        room: &Room,
         done: Offset,
+        to: Offset,
         batch: &Batch,
-        publications: &[Box<RawValue>],
+        publications: Vec<Box<RawValue>>,
     ) -> Result<(), Failure> {
         let from = done + 1;
-        let id = body::id(&self.hook.name, room, &batch.epoch, from, batch.to);
-        let body = body::encode(name, &batch.epoch, from, batch.to, batch.begun_at, publications);
+        let id = body::id(&self.hook.name, room.id, &batch.epoch, from, to);
+        let body = body::encode(&room.name, &batch.epoch, from, to, batch.begun_at, &publications);
+        drop(publications);
         // Receivers compare it with their own clock, as the log does.
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         let headers = headers(&id, now, &signatures(&self.hook.secrets, &id, now, &body));
@@ -362,7 +526,7 @@ fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Failure {
     let said: String = said.escape_debug().take(SHOWN_LIMIT_CHARACTERS).collect();
     let hint = match status {
         status if status.is_redirection() => "; redirects are not followed, so configure the final URL",
-        StatusCode::GONE => "; nothing more is sent until the server is started again",
+        StatusCode::GONE => "; nothing more is sent until a server is started again",
         _ => "",
     };
     let separator = if said.is_empty() { "" } else { ": " };

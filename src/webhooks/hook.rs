@@ -1,6 +1,6 @@
 //! The task of one webhook: which rooms it has to look at, which of them are worked on, and when.
 
-use super::deliver::{Failure, Sender, Step};
+use super::deliver::{Delivered, Failure, Outcome, Sender, Step};
 use super::pacing::Pacing;
 use super::settings::matches_pattern;
 use super::status::{HookStatus, LastError, State};
@@ -42,7 +42,7 @@ struct Task {
     following: Following,
     backlog: Backlog,
     pacing: Pacing,
-    steps: JoinSet<(RoomId, Instant, Step)>,
+    steps: JoinSet<(RoomId, Instant, Outcome)>,
     /// Rooms that are not the hook's. Their names never change.
     others: BTreeSet<RoomId>,
     sweep: JoinSet<SweptRooms>,
@@ -64,11 +64,11 @@ pub(super) async fn run(sender: Sender, status: Arc<HookStatus>, mut stop: watch
     // Before the reader is prepared: what is committed meanwhile is noticed.
     let following = sender.store.commits().follow();
     status.lock().state = State::Preparing;
-    tokio::select! {
-        () = prepare(&sender) => {}
+    let is_paused = tokio::select! {
+        is_paused = prepare(&sender) => is_paused,
         _ = stop.wait_for(|stop| *stop) => return,
-    }
-    status.lock().state = State::Sending;
+    };
+    status.lock().state = if is_paused { State::Paused } else { State::Sending };
     let limits = &sender.limits;
     let places = limits.webhook_rooms_limit as usize;
     let pacing = Pacing::new(places, Duration::from_millis(limits.webhook_pause_limit_ms));
@@ -85,7 +85,7 @@ pub(super) async fn run(sender: Sender, status: Arc<HookStatus>, mut stop: watch
         show_at: None,
         shown_at: Instant::now(),
         swept_to: RoomId(0),
-        is_paused: false,
+        is_paused,
         log: LogLimit::new(LOG_RATE),
         began: Instant::now(),
         has_logged_failure: false,
@@ -93,12 +93,30 @@ pub(super) async fn run(sender: Sender, status: Arc<HookStatus>, mut stop: watch
     task.run(stop).await;
 }
 
-async fn prepare(sender: &Sender) {
-    let (store, filter) = (&*sender.store, sender.hook.rooms.as_str());
-    while let Err(error) = readers::prepare(store, &sender.reader, filter, matches_pattern).await {
-        error.log("a webhook can't be prepared; will retry");
+/// Returns whether the hook is paused: its receiver has answered 410, to any node, since this server was started.
+async fn prepare(sender: &Sender) -> bool {
+    loop {
+        match try_to_prepare(sender).await {
+            Ok(is_paused) => return is_paused,
+            Err(error) => error.log("a webhook can't be prepared; will retry"),
+        }
         sleep(RETRY_PAUSE).await;
     }
+}
+
+async fn try_to_prepare(sender: &Sender) -> Result<bool, StoreError> {
+    let (store, filter) = (&*sender.store, sender.hook.rooms.as_str());
+    let paused_at = readers::prepare(store, &sender.reader, filter, matches_pattern).await?;
+    let is_paused = paused_at > sender.started_at;
+    if is_paused {
+        tracing::error!(
+            webhook = sender.hook.name,
+            "the webhook's receiver has answered 410 to another node, so nothing is sent to it until a server starts"
+        );
+    } else if paused_at > 0 {
+        store.pause_reader(&sender.reader, 0).await?;
+    }
+    Ok(is_paused)
 }
 
 impl Task {
@@ -162,20 +180,17 @@ impl Task {
         times.into_iter().flatten().filter(|at| *at > now).min()
     }
 
-    fn on_step_end(&mut self, ended: Result<(RoomId, Instant, Step), tokio::task::JoinError>) {
+    fn on_step_end(&mut self, ended: Result<(RoomId, Instant, Outcome), tokio::task::JoinError>) {
         // It does not panic, and is not aborted while the task runs.
-        let Ok((room, begun, step)) = ended else { return };
+        let Ok((room, begun, Outcome { delivered, step })) = ended else { return };
         let now = Instant::now();
+        self.count(room, delivered);
         match step {
-            Step::Finished { delivered, posted } => {
-                self.count(room, delivered, posted);
+            Step::Finished => {
                 self.pacing.forget(room);
                 self.backlog.finished(room);
             }
-            Step::Continue { delivered, posted, seen } => {
-                self.count(room, delivered, posted);
-                self.backlog.continued(room, seen);
-            }
+            Step::Continue { seen } => self.backlog.continued(room, seen),
             Step::NotMine => {
                 if self.others.len() >= OTHERS_LIMIT {
                     self.others.clear();
@@ -201,8 +216,8 @@ impl Task {
         }
     }
 
-    fn count(&mut self, room: RoomId, delivered: u64, posted: bool) {
-        if !posted {
+    fn count(&mut self, room: RoomId, Delivered { posts, publications }: Delivered) {
+        if posts == 0 {
             return;
         }
         if std::mem::take(&mut self.has_logged_failure) {
@@ -212,8 +227,8 @@ impl Task {
             let pacing = &self.pacing;
             self.backlog.end_delays(|room| pacing.is_refused(room));
         }
-        self.status.posts.fetch_add(1, Ordering::Relaxed);
-        self.status.delivered.fetch_add(delivered, Ordering::Relaxed);
+        self.status.posts.fetch_add(posts, Ordering::Relaxed);
+        self.status.delivered.fetch_add(publications, Ordering::Relaxed);
         let mut shown = self.status.lock();
         if !self.is_paused {
             shown.state = State::Sending;
@@ -230,7 +245,7 @@ impl Task {
         if is_gone && !std::mem::replace(&mut self.is_paused, true) {
             tracing::error!(
                 webhook = self.sender.hook.name,
-                "the webhook's receiver has answered 410, so nothing more is sent to it until the server starts again"
+                "the webhook's receiver has answered 410, so nothing more is sent to it until a server starts again"
             );
         }
         let mut shown = self.status.lock();
@@ -306,8 +321,8 @@ impl Task {
 
 /// A step that panics, which the panic hook reports, is tried again: otherwise its room would wait until the server is
 /// started again.
-async fn or_retry(step: impl Future<Output = Step>) -> Step {
-    AssertUnwindSafe(step).catch_unwind().await.unwrap_or(Step::Retry)
+async fn or_retry(step: impl Future<Output = Outcome>) -> Outcome {
+    AssertUnwindSafe(step).catch_unwind().await.unwrap_or_else(|_| Step::Retry.into())
 }
 
 /// Waits; without a time, for ever.
@@ -324,7 +339,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_step_that_panics_is_tried_again() {
-        assert!(matches!(or_retry(async { panic!("a bug") }).await, Step::Retry));
-        assert!(matches!(or_retry(async { Step::NotMine }).await, Step::NotMine));
+        assert!(matches!(or_retry(async { panic!("a bug") }).await.step, Step::Retry));
+        assert!(matches!(or_retry(async { Step::NotMine.into() }).await.step, Step::NotMine));
     }
 }

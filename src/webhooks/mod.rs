@@ -7,15 +7,18 @@
 //! | --- | --- |
 //! | `settings.rs`, `secret.rs` | the tables of the configuration file; the keys, and how they sign |
 //! | `hook.rs` | the task of a hook: which rooms are worked on, and when |
-//! | `deliver.rs` | one step in one room: at most one POST |
-//! | `body.rs` | what a POST says |
+//! | `deliver.rs` | one step in one room: usually one POST |
+//! | `plan.rs` | what is stored beside a batch |
+//! | `body.rs`, `memory.rs` | what a POST says, and the memory for it |
 //! | `pacing.rs` | pauses after failures |
 //! | `status.rs` | what operators see |
 
 mod body;
 mod deliver;
 mod hook;
+mod memory;
 mod pacing;
+mod plan;
 mod secret;
 mod settings;
 mod status;
@@ -26,6 +29,7 @@ pub use status::{Current, HookStatus, State, Status};
 use crate::outgoing::Client;
 use crate::readers::{PositionWriter, run_writer};
 use deliver::Sender;
+use memory::Memory;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -64,6 +68,8 @@ pub async fn run_webhooks(setup: WebhooksSetup) {
         return;
     }
     let reads = Arc::new(Semaphore::new(READS_LIMIT));
+    let memory_bytes = limits.webhook_bytes_limit as usize / hooks.len();
+    let started_at = store.clock().unix_ms();
     loop {
         let mut lead = tokio::select! {
             lead = take_lead(&store) => lead,
@@ -84,6 +90,8 @@ pub async fn run_webhooks(setup: WebhooksSetup) {
                 client: client.clone(),
                 writer: writer.clone(),
                 reads: Arc::clone(&reads),
+                memory: Memory::new(memory_bytes),
+                started_at,
                 limits: limits.clone(),
             };
             tasks.spawn(hook::run(sender, Arc::clone(shown), stop.clone()));

@@ -61,6 +61,20 @@ impl Events {
         self.0.as_ref().is_none_or(|events| events.contains(&event))
     }
 
+    /// As text: `*`, or their names, separated by commas.
+    pub fn encode(&self) -> String {
+        if self.0.is_none() { "*".to_owned() } else { self.names().join(",") }
+    }
+
+    /// What `encode` has made. `None`: it is another text.
+    pub fn parse(text: &str) -> Option<Events> {
+        if text == "*" {
+            return Some(Events(None));
+        }
+        let event = |name| EVENTS.iter().find(|(known, _)| *known == name).map(|(_, event)| *event);
+        text.split(',').map(event).collect::<Option<Vec<Event>>>().map(|events| Events(Some(events)))
+    }
+
     /// Their names.
     pub fn names(&self) -> Vec<&'static str> {
         let is_wanted = |event: &Event| self.0.as_ref().is_none_or(|events| events.contains(event));

@@ -3,7 +3,7 @@
 use crate::client::{User, Ws, within};
 use crate::databases::{Kind, new_postgres_database};
 use crate::nodes::node_setup;
-use crate::receiver::{Answer, OK, Receiver, SECRET, pause, sign};
+use crate::receiver::{Answer, OK, Post, Receiver, SECRET, pause, sign};
 use crate::sdk_client::installed;
 use crate::server::{Server, Setup, assert_contains, number, run, text, until, uproar};
 use crate::tunnel::Pair;
@@ -22,7 +22,10 @@ on_each_database! {
     a_post_whose_acceptance_was_not_stored_comes_again_with_the_same_id
     what_was_accepted_is_recorded_before_the_server_ends
     a_retry_has_the_same_publications_with_their_current_content
+    a_batch_that_edits_have_made_long_is_delivered
+    a_batch_that_was_begun_keeps_its_events
     a_room_is_delivered_in_order_in_batches
+    a_busy_room_does_not_wait_for_writes
     whatever_a_receiver_answers_everything_arrives
     a_receiver_decides_how_long_it_is_left_alone
     a_receiver_that_is_gone_gets_nothing_until_the_server_starts_again
@@ -300,6 +303,113 @@ async fn a_room_is_delivered_in_order_in_batches(kind: Kind) {
     assert!(posts.iter().all(|post| post.publications.len() <= 100 && post.body.to_string().len() <= 256 * 1024));
     assert!(posts.len() <= 12, "{} POSTs for 290 publications", posts.len());
     assert!(posts.windows(2).all(|pair| pair[1].from == pair[0].to + 1));
+}
+
+async fn a_batch_that_edits_have_made_long_is_delivered(kind: Kind) {
+    const COUNT: u64 = 40;
+    let receiver = Receiver::start([]).await;
+    receiver.decide_by(|_| Answer::Status(500, ""));
+    let (mut server, ann) = started(kind, &receiver, "").await;
+    let mut ws = server.join(&ann, "room=lobby&format=json").await;
+    // The first is refused on its own, and the others wait behind it.
+    for n in 1..=COUNT {
+        ws.send(json!({"text": format!("short {n}")}).to_string()).await;
+        ws.event().await;
+    }
+    receiver.decide_by(|id| if id.ends_with(".1.1") { OK } else { Answer::Status(500, "") });
+    until("the others are sent", async || receiver.posts().last().is_some_and(|post| post.from > 1)).await;
+    let begun = receiver.posts().pop().expect("a POST");
+    let long = "ü".repeat(7_000);
+    for n in begun.from..=begun.to {
+        ws.send(json!({"edit": n, "text": format!("{long} {n}")}).to_string()).await;
+        ws.event().await;
+    }
+    server.stop().await;
+    receiver.decide_by(|_| OK);
+    server = server.restart().await;
+    receiver.has_all("lobby", server.head(&ann, "lobby").await).await;
+    let posts = receiver.posts();
+    let again = posts.iter().find(|post| post.id == begun.id && post.is_accepted()).expect("the POST");
+    assert_eq!(again.offsets(), begun.offsets());
+    assert!(again.texts().iter().all(|text| text.starts_with(&long)));
+    assert!(begun.publications.len() < 20 || again.body.to_string().len() > 256 * 1024);
+}
+
+async fn a_batch_that_was_begun_keeps_its_events(kind: Kind) {
+    let receiver = Receiver::start([]).await;
+    receiver.decide_by(|_| Answer::Status(500, ""));
+    let server = start(setup(kind, "", &[]).await).await;
+    let ann = server.user("ann").await;
+    server.create_room(&ann, "old").await;
+    let mut server = reconfigured(server, &hook("crm", &receiver, "events = ['message']")).await;
+    server.create_room(&ann, "lobby").await;
+    let mut ws = server.join(&ann, "room=lobby&format=json").await;
+    for frame in [json!({"text": "one"}), json!({"react": 1, "emoji": "👍"}), json!({"text": "two"})] {
+        ws.send(frame.to_string()).await;
+        ws.event().await;
+    }
+    receiver.wait_for(2).await;
+    server = reconfigured(server, &hook("crm", &receiver, "events = ['react']")).await;
+    receiver.decide_by(|_| OK);
+    send(&server, &ann, "lobby", json!({"react": 1, "emoji": "👎"})).await;
+    until("the last reaction arrives", async || {
+        receiver.posts().iter().any(|post| post.is_accepted() && post.offsets().last() == Some(&4))
+    })
+    .await;
+    let posts = receiver.posts();
+    for post in &posts {
+        let first = posts.iter().find(|other| other.id == post.id).expect("itself");
+        assert_eq!(first.offsets(), post.offsets(), "{}", post.id);
+    }
+    assert_eq!(posts[0].offsets()[0], 1, "{posts:?}");
+}
+
+/// Starts the server again, with these webhooks.
+async fn reconfigured(mut server: Server, webhooks: &str) -> Server {
+    server.stop().await;
+    write_config(&server.setup, webhooks);
+    let server = server.restart().await;
+    until_shown(&server, "it has started", |hook| hook["state"] != "standby" && hook["state"] != "preparing").await;
+    server
+}
+
+async fn a_busy_room_does_not_wait_for_writes(kind: Kind) {
+    const COUNT: u64 = 850;
+    let receiver = Receiver::start([]).await;
+    let (server, ann) = started(kind, &receiver, "").await;
+    // Everything is stored while there is no webhook.
+    let mut server = {
+        let mut server = server;
+        server.stop().await;
+        write_config(&server.setup, "");
+        server.restart().await
+    };
+    let mut ws = server.join(&ann, "room=lobby").await;
+    for n in 0..COUNT {
+        ws.send(format!("{n}")).await;
+    }
+    for _ in 0..COUNT {
+        ws.message().await;
+    }
+    server.stop().await;
+    // The first write is made at once, and the second one a minute later.
+    let slow = LIMITS.replace("reader_write_interval_ms = 1\n", "reader_write_interval_ms = 60000\n");
+    write_config_with(&server.setup, &hook("crm", &receiver, ""), &slow);
+    server = server.restart().await;
+    receiver.has_all("lobby", COUNT).await;
+    let posts = receiver.posts();
+    assert_eq!(posts.len(), 9);
+    // Nothing of it was recorded, so everything comes again, with the same ids.
+    server.kill().await;
+    server = server.restart().await;
+    let again = receiver.wait_for(18).await.split_off(9);
+    let ids = |posts: &[Post]| posts.iter().map(|post| (post.id.clone(), post.offsets())).collect::<Vec<_>>();
+    assert_eq!(ids(&again), ids(&posts));
+    server.stop().await;
+    server = server.restart().await;
+    say(&server, &ann, "lobby", "last").await;
+    receiver.has_all("lobby", COUNT + 1).await;
+    assert_eq!(receiver.count(), 19, "what was accepted was recorded when the server was stopped");
 }
 
 async fn whatever_a_receiver_answers_everything_arrives(kind: Kind) {
@@ -740,4 +850,56 @@ async fn one_node_sends_and_another_takes_over() {
     say(&a, &ann, "lobby", "from a").await;
     receiver.has_all("lobby", 5).await;
     assert_eq!(shown(&a, "crm").await["state"], "standby");
+}
+
+/// Two nodes with one webhook, of which the first one sends.
+async fn two_nodes(receiver: &Receiver) -> (Server, Server) {
+    let url = new_postgres_database().await;
+    let start = async |name: &str| configured(node_setup(&url, name, &[]), &hook("crm", receiver, "")).start().await;
+    let a = start("a").await;
+    until_shown(&a, "a sends", |hook| hook["state"] == "sending").await;
+    (a, start("b").await)
+}
+
+#[tokio::test]
+async fn a_receiver_that_is_gone_gets_nothing_from_another_node_either() {
+    let receiver = Receiver::start([Answer::Status(410, "")]).await;
+    let (mut a, mut b) = two_nodes(&receiver).await;
+    let ann = a.user("ann").await;
+    a.create_room(&ann, "lobby").await;
+    say(&a, &ann, "lobby", "one").await;
+    until_shown(&a, "it is paused", |hook| hook["state"] == "paused").await;
+    a.kill().await;
+    until_shown(&b, "b has taken over", |hook| hook["state"] != "standby" && hook["state"] != "preparing").await;
+    say(&b, &ann, "lobby", "two").await;
+    until_shown(&b, "b sees both", |hook| hook["lag"]["publications"] == 2).await;
+    assert_eq!((&shown(&b, "crm").await["state"], receiver.count()), (&json!("paused"), 1));
+    a = a.restart().await;
+    b.kill().await;
+    receiver.has_all("lobby", 2).await;
+    // It is not paused any more for those that were started earlier.
+    b = b.restart().await;
+    say(&b, &ann, "lobby", "three").await;
+    receiver.has_all("lobby", 3).await;
+    drop(a);
+}
+
+/// A process that is stopped keeps its connections, because the kernel answers for it.
+#[tokio::test]
+async fn a_node_that_hangs_is_replaced() {
+    let receiver = Receiver::start([]).await;
+    let (a, b) = two_nodes(&receiver).await;
+    let ann = b.user("ann").await;
+    b.create_room(&ann, "lobby").await;
+    say(&b, &ann, "lobby", "one").await;
+    receiver.has_all("lobby", 1).await;
+    a.signal("STOP").await;
+    say(&b, &ann, "lobby", "two").await;
+    until_shown(&b, "b has taken over", |hook| hook["state"] == "sending").await;
+    receiver.has_all("lobby", 2).await;
+    a.signal("CONT").await;
+    until_shown(&a, "a stands by", |hook| hook["state"] == "standby").await;
+    say(&a, &ann, "lobby", "three").await;
+    receiver.has_all("lobby", 3).await;
+    assert_eq!(shown(&b, "crm").await["state"], "sending");
 }
