@@ -6,10 +6,10 @@ use crate::chaos::{Random, SEED_VARIABLE, variable};
 use crate::client::{Http, PATIENCE, User};
 use crate::databases::Kind;
 use crate::receiver::{Answer, OK, Post, Receiver};
-use crate::server::{Server, number};
-use crate::webhooks::{hook, setup_with_limit, start};
+use crate::server::{Server, Setup, number};
+use crate::webhooks::{hook, set_limits, setup, start};
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -22,6 +22,9 @@ const KILLS_DEFAULT: u64 = 5;
 const ROOMS: u64 = 100;
 const WRITERS: u64 = 8;
 const PAUSE: Duration = Duration::from_millis(20);
+const TIMEOUT_MS: u64 = 250;
+/// From one write of positions to the next, in turn: with rare ones, many POSTs are stored together.
+const WRITE_INTERVALS_MS: [u64; 2] = [1, 500];
 
 on_each_database! {
     alone "the test kills one process":
@@ -44,7 +47,13 @@ async fn nothing_is_missing_whatever_happens(kind: Kind) {
         4 => Answer::Silence,
         _ => OK,
     });
-    let setup = setup_with_limit(kind, &hook("crm", &receiver, ""), "webhook_timeout_ms", 250).await;
+    let webhook = hook("crm", &receiver, "");
+    let setup = setup(kind, &webhook, &[]).await;
+    let set_interval = |setup: &Setup, interval_ms: u64| {
+        let values = [("webhook_timeout_ms", TIMEOUT_MS), ("reader_write_interval_ms", interval_ms)];
+        set_limits(setup, &webhook, &values);
+    };
+    set_interval(&setup, WRITE_INTERVALS_MS[1]);
     let mut server = start(setup).await;
     let ann = server.user("ann").await;
     for room in 0..ROOMS {
@@ -68,6 +77,7 @@ async fn nothing_is_missing_whatever_happens(kind: Kind) {
             tokio::time::sleep(PAUSE).await;
         }
         server.kill().await;
+        set_interval(&server.setup, WRITE_INTERVALS_MS[kill as usize % WRITE_INTERVALS_MS.len()]);
         server = server.restart().await;
         port.store(server.port, Ordering::Relaxed);
     }
@@ -89,7 +99,15 @@ async fn nothing_is_missing_whatever_happens(kind: Kind) {
         assert!(progress.0.elapsed() < PATIENCE, "nothing arrives any more, after {posts} POSTs");
         tokio::time::sleep(10 * PAUSE).await;
     }
-    check(&receiver.posts(), &heads);
+    let posts = receiver.posts();
+    check(&posts, &heads);
+    let ids: BTreeSet<&str> = posts.iter().map(|post| post.id.as_str()).collect();
+    println!(
+        "webhooks: {messages} messages, {kills} kills: {} batches arrived in {} POSTs, of which {} were accepted",
+        ids.len(),
+        posts.len(),
+        posts.iter().filter(|post| post.is_accepted()).count()
+    );
 }
 
 /// Stores one message, whatever it takes.
