@@ -36,8 +36,8 @@ impl Work {
 /// How often the session is tested, and how long that may take.
 const INTERVAL: Duration = Duration::from_secs(1);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
-/// Another node ends the session when it was silent for so long. The kernel of a machine whose process was stopped still
-/// answers for it, so PostgreSQL itself would keep the session for ever.
+/// Another node ends the session when it was silent for so long. The kernel of a machine whose process was stopped
+/// still answers for it, so PostgreSQL itself would keep the session for ever.
 const SILENCE: Duration = Duration::from_secs(15);
 
 /// This process is the one that works as a reader of the log, or the one that empties the outbox, until this is
