@@ -3,13 +3,15 @@
 
 use crate::message::Channel;
 use crate::protocol::centrifuge::ClientInfo;
-use globset::GlobMatcher;
+use regex::{Regex, RegexBuilder};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use uproar_model::{UnixMillis, UserId};
 
 /// The longest pattern, in bytes. (A survey must fit into one message of the bus.)
 const PATTERN_LIMIT_BYTES: usize = 512;
+/// The most memory that a pattern may take.
+const PATTERN_MEMORY_BYTES: usize = 512 * 1024;
 /// The most clients that a `disconnect` can spare.
 pub const SPARED_LIMIT: usize = 64;
 /// The longest id of a client, in bytes. No client has a longer one.
@@ -46,11 +48,12 @@ pub enum Expiry {
     Never,
 }
 
-/// A pattern of channel names, as Centrifugo has them: `*`, `?`, `[a-z]`, `{a,b}`.
+/// A pattern of channel names, as Centrifugo has them: `*`, `?`, `[a-z]`, `[!a-z]`, `{a,b}`, and `\` before a character
+/// that means itself. It is matched character by character, in time that grows with the length of the name only.
 #[derive(Clone, Debug)]
 pub struct Pattern {
     text: Arc<str>,
-    matcher: GlobMatcher,
+    regex: Regex,
 }
 
 impl PartialEq for Pattern {
@@ -68,8 +71,13 @@ impl Pattern {
         if text.len() > PATTERN_LIMIT_BYTES {
             return Err(format!("the pattern is longer than {PATTERN_LIMIT_BYTES} bytes"));
         }
-        let glob = globset::Glob::new(text).map_err(|error| format!("the pattern is not valid: {}", error.kind()))?;
-        Ok(Pattern { text: text.into(), matcher: glob.compile_matcher() })
+        let invalid = |why: &str| format!("the pattern is not valid: {why}");
+        let regex = regex_of(text).map_err(invalid)?;
+        let mut builder = RegexBuilder::new(&regex);
+        let built =
+            builder.size_limit(PATTERN_MEMORY_BYTES).dfa_size_limit(PATTERN_MEMORY_BYTES).nest_limit(200).build();
+        let regex = built.map_err(|_| invalid("it is too complex"))?;
+        Ok(Pattern { text: text.into(), regex })
     }
 
     pub fn text(&self) -> &str {
@@ -77,8 +85,85 @@ impl Pattern {
     }
 
     pub fn matches(&self, channel: &str) -> bool {
-        self.matcher.is_match(channel)
+        self.regex.is_match(channel)
     }
+}
+
+/// The regular expression that means the same as a pattern.
+fn regex_of(pattern: &str) -> Result<String, &'static str> {
+    let mut regex = String::from("\\A(?s:");
+    let mut depth = 0;
+    let mut rest = pattern.chars();
+    while let Some(c) = rest.next() {
+        match c {
+            '*' if regex.ends_with(".*") => {}
+            '*' => regex.push_str(".*"),
+            '?' => regex.push('.'),
+            '[' => push_class(&mut regex, &mut rest)?,
+            '{' => {
+                depth += 1;
+                regex.push_str("(?:");
+            }
+            ',' if depth > 0 => regex.push('|'),
+            '}' if depth > 0 => {
+                depth -= 1;
+                regex.push(')');
+            }
+            '}' => return Err("there is a } without {"),
+            '\\' => push_literal(&mut regex, rest.next().ok_or("it ends with \\")?),
+            c => push_literal(&mut regex, c),
+        }
+    }
+    if depth > 0 {
+        return Err("a { is not closed");
+    }
+    regex.push_str(")\\z");
+    Ok(regex)
+}
+
+/// Adds a set of characters, which follows its `[`.
+fn push_class(regex: &mut String, rest: &mut std::str::Chars<'_>) -> Result<(), &'static str> {
+    const OPEN: &str = "a [ is not closed";
+    regex.push('[');
+    if rest.as_str().starts_with('!') {
+        rest.next();
+        regex.push('^');
+    }
+    let mut is_empty = true;
+    loop {
+        let low = match rest.next().ok_or(OPEN)? {
+            ']' if is_empty => return Err("there is a [] without characters"),
+            ']' => break,
+            '\\' => rest.next().ok_or(OPEN)?,
+            c => c,
+        };
+        is_empty = false;
+        push_literal(regex, low);
+        let mut ahead = rest.clone();
+        if ahead.next() == Some('-') && ahead.next().is_some_and(|c| c != ']') {
+            rest.next();
+            let high = match rest.next().ok_or(OPEN)? {
+                '\\' => rest.next().ok_or(OPEN)?,
+                c => c,
+            };
+            if high < low {
+                return Err("a range in [] ends before it begins");
+            }
+            regex.push('-');
+            push_literal(regex, high);
+        }
+    }
+    regex.push(']');
+    Ok(())
+}
+
+/// Adds a character that means itself.
+fn push_literal(regex: &mut String, c: char) {
+    // Letters and digits would mean something after a backslash, and other punctuation means nothing without one.
+    if c.is_ascii_punctuation() {
+        regex.push('\\');
+    }
+    regex.push(c);
 }
 
 /// What a shard, or several of them, found.
@@ -165,4 +250,74 @@ fn part_for<'a>(parts: &'a mut Vec<Findings>, bytes: &mut usize, more: usize) ->
     *bytes += more;
     let last = parts.len() - 1;
     &mut parts[last]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matches(pattern: &str, name: &str) -> bool {
+        Pattern::new(pattern).unwrap_or_else(|error| panic!("{pattern}: {error}")).matches(name)
+    }
+
+    #[test]
+    fn a_pattern_matches_characters_and_not_bytes() {
+        for (pattern, name) in [
+            ("", ""),
+            ("*", "room:any/thing"),
+            ("room:*", "room:"),
+            ("room:?", "room:é"),
+            ("room:???", "room:日本語"),
+            ("room:[à-é]", "room:é"),
+            ("room:[!a-z]", "room:é"),
+            ("room:[a-c-]", "room:-"),
+            ("room:[\\]]", "room:]"),
+            ("{room,live}:**", "live:a/b"),
+            ("room:{a,b{c,d}}x", "room:bdx"),
+            ("room:a,b", "room:a,b"),
+            ("room:\\*.+^$|()#&-~", "room:*.+^$|()#&-~"),
+            ("live:a?b", "live:a/b"),
+            ("live:a?b", "live:a\u{2028}b"),
+        ] {
+            assert!(matches(pattern, name), "{pattern} {name}");
+        }
+        for (pattern, name) in [
+            ("", "x"),
+            ("room:?", "room:ab"),
+            ("room:??", "room:é"),
+            ("room:[a-c]", "room:d"),
+            ("room:[!a-c]", "room:b"),
+            ("oom:*", "room:x"),
+            ("room:\\*", "room:x"),
+            ("ROOM:*", "room:x"),
+            ("room:{a,b}", "room:c"),
+        ] {
+            assert!(!matches(pattern, name), "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_that_is_not_valid_is_explained() {
+        for (pattern, words) in [
+            ("[", "not closed"),
+            ("[a", "not closed"),
+            ("[a-", "not closed"),
+            ("[]", "without characters"),
+            ("[!]", "without characters"),
+            ("[z-a]", "ends before"),
+            ("{a", "not closed"),
+            ("a}", "without {"),
+            ("a\\", "ends with"),
+            (&"{".repeat(300), "not closed"),
+            (&format!("{}{}", "{".repeat(250), "}".repeat(250)), "complex"),
+            (&"x".repeat(513), "512 bytes"),
+        ] {
+            let error = Pattern::new(pattern).unwrap_err();
+            assert!(error.contains(words), "{pattern}: {error}");
+        }
+        // The longest ones of each kind are matched quickly.
+        for pattern in ["*a".repeat(256), "?".repeat(512), "{a,*}".repeat(100), "[!a]".repeat(128)] {
+            assert!(!matches(&pattern, &"b".repeat(700)));
+        }
+    }
 }
