@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 /// How long a node waits for an answer before it asks again.
 const REPEAT_MS: u64 = 400;
-/// Surveys of other nodes that are remembered, and for how long.
+/// Surveys of other nodes that are remembered, and for how long after they were heard the last time.
 const HEARD_LIMIT: usize = 16_384;
 const HEARD_MS: u64 = 10_000;
 /// The most parts of an answer that are put together.
@@ -163,6 +163,8 @@ impl Surveys {
         let known = self.heard_numbers.get(&key).and_then(|known| self.heard.get_mut(known));
         if let Some(heard) = known {
             heard.attempt = heard.attempt.max(attempt);
+            // Otherwise it would be carried out twice if the answers are lost for long.
+            heard.heard_ms = now_ms;
             return if heard.unanswered.is_empty() { heard.answer() } else { Vec::new() };
         }
         if self.heard.len() >= HEARD_LIMIT {
