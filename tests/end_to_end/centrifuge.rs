@@ -107,7 +107,7 @@ impl Wire {
     }
 
     /// The field of the next message, which must be a push on this channel.
-    async fn push(&mut self, channel: &str, field: &str) -> Value {
+    pub async fn push(&mut self, channel: &str, field: &str) -> Value {
         let message = self.next().await;
         let expected = json!({"push": {"channel": channel, field: message["push"][field]}});
         assert_eq!(message, expected);
@@ -116,13 +116,18 @@ impl Wire {
 
     /// Reads up to the close frame and returns its code.
     pub async fn close_code(&mut self) -> u16 {
+        self.closed().await.0
+    }
+
+    /// Reads up to the close frame and returns its code and reason.
+    pub async fn closed(&mut self) -> (u16, String) {
         loop {
             let frame = self.raw.frame().await;
             if frame.first == FIN | CLOSE {
                 let reason = str::from_utf8(&frame.payload[2..]).expect("a reason is UTF-8");
                 // The SDK for JavaScript reconnects after 3500 without a reason, and obeys a reason that is JSON.
                 assert!(!reason.is_empty() && serde_json::from_str::<Value>(reason).is_err(), "{reason:?}");
-                return frame.close_code();
+                return (frame.close_code(), reason.to_owned());
             }
         }
     }

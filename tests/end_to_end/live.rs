@@ -1,13 +1,17 @@
 //! Proves that `live:` channels store nothing, deliver in all formats, and keep each sender's order.
 
+use crate::centrifuge::Wire;
 use crate::client::Raw;
 use crate::databases::Kind;
-use crate::server::{Server, number};
-use serde_json::json;
+use crate::server::{Server, number, until};
+use serde_json::{Value, json};
 use std::collections::HashMap;
 use tokio::task::JoinSet;
 
-on_each_database_and_shards! { each_senders_order_is_kept }
+on_each_database_and_shards! {
+    each_senders_order_is_kept
+    a_live_channel_of_a_room_is_for_its_members
+}
 on_each_database! {
     a_live_channel_delivers_in_every_format
     a_live_channel_rejects_invalid_input
@@ -98,4 +102,50 @@ async fn each_senders_order_is_kept(kind: Kind, shards: &str) {
         });
     }
     clients.join_all().await;
+}
+
+/// Plain connections could not join one.
+async fn a_live_channel_of_a_room_is_for_its_members(kind: Kind, shards: &str) {
+    let server = Server::start(kind, &["--shards", shards]).await;
+    let (ann, bob) = (server.user("ann").await, server.user("bob").await);
+    server.create_room(&ann, "r").await;
+    let query = "room=live:r/cursors&format=json";
+    for (query, status, code) in [
+        (query, 403, "not_member"),
+        ("room=live:none/x", 404, "no_such_room"),
+        ("room=live:R/x", 422, "invalid_field"),
+    ] {
+        assert_eq!(server.reject_join(&bob, query).await, (status, code.to_owned()), "{query}");
+    }
+    let members = async || number(&server.get("/rooms/r", &ann.token).await.expect(200)["room"]["members"]);
+    assert_eq!(members().await, 1, "whoever tries does not become a member");
+    server.post("/rooms/r/join", &bob.token, Value::Null).await.expect(200);
+
+    let (mut at_ann, mut at_bob) = (server.join(&ann, query).await, server.join(&bob, query).await);
+    assert_eq!(at_bob.joined, json!({"type": "joined", "room": "live:r/cursors"}));
+    let mut elsewhere = server.join(&ann, "room=live:r/other&format=json").await;
+    let mut sdk = Wire::connect(&server, &ann).await;
+    sdk.result(2, "subscribe", json!({"channel": "live:r/cursors"})).await;
+    at_bob.send("[1]").await;
+    for ws in [&mut at_ann, &mut at_bob] {
+        let event = ws.event().await;
+        assert_eq!((&event["data"], &event["user"]["username"]), (&json!([1]), &json!("bob")));
+    }
+    assert_eq!(sdk.push("live:r/cursors", "pub").await["data"], json!([1]));
+
+    server.call("DELETE", "/rooms/r/members/bob", &ann.token, Value::Null).await.expect(200);
+    assert_eq!(at_bob.close_code().await, Some(3503));
+    assert_eq!(server.reject_join(&bob, query).await.0, 403);
+    at_ann.send("[2]").await;
+    assert_eq!(at_ann.event().await["data"], json!([2]), "the others stay");
+    assert_eq!(sdk.push("live:r/cursors", "pub").await["data"], json!([2]));
+    // He may come back.
+    server.post("/rooms/r/join", &bob.token, Value::Null).await.expect(200);
+    let mut at_bob = server.join(&bob, query).await;
+
+    server.call("DELETE", "/rooms/r", &ann.token, Value::Null).await.expect(200);
+    for ws in [&mut at_ann, &mut at_bob, &mut elsewhere] {
+        assert_eq!(ws.close_code().await, Some(3503));
+    }
+    until("the room is gone", async || server.reject_join(&ann, query).await == (404, "no_such_room".to_owned())).await;
 }

@@ -2,6 +2,7 @@
 
 use crate::ids::Serial;
 use crate::message::{Channel, Interest};
+use crate::protocol::room_of_live;
 use std::sync::Arc;
 use uproar_model::{Admission, Epoch, Offset};
 
@@ -59,9 +60,4 @@ impl Joining {
             (Some(_), None) => None,
         }
     }
-}
-
-/// The key of the room to which a `live:` channel belongs (its name without the prefix), if it belongs to one.
-pub(crate) fn room_of_live(name: &str) -> Option<&str> {
-    name.split_once('/').map(|(room, _)| room)
 }

@@ -25,7 +25,7 @@ mod users;
 
 pub(crate) use connection::{Connection, Phase, Then};
 pub(crate) use handshake::{Authenticating, Connecting, Handshake, UpgradeParameters};
-pub(crate) use joining::{Joining, Since, room_of_live};
+pub(crate) use joining::{Joining, Since};
 pub(crate) use session::{
     Arrival, Call, CallKind, Client, Dialect, PLAIN_KEY, Session, Subscribing, Subscription, SubscriptionState,
     expiry_ms,

@@ -4,10 +4,13 @@
 //! the rest of the crate except [`websocket`](crate::websocket), which provides the frames.
 
 pub mod centrifuge;
+mod channels;
 pub mod data;
 mod entry;
 pub mod plain;
 
+pub(crate) use channels::room_of_live;
+pub use channels::{LIVE_NAME_LIMIT_BYTES, check_live_name};
 pub use entry::{Entry, Frames, LiveEntry};
 
 use serde::Serialize;

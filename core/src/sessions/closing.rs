@@ -305,7 +305,7 @@ impl Shard {
         self.feeds.remove(id);
     }
 
-    fn attached_feed(&self, channel: &Channel) -> Option<FeedId> {
+    pub(super) fn attached_feed(&self, channel: &Channel) -> Option<FeedId> {
         self.feeds.id_of(channel).filter(|id| self.feeds.get(*id).is_some_and(|feed| feed.is_attached))
     }
 

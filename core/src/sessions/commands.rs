@@ -2,7 +2,7 @@
 //! dispatched and answered.
 
 use super::command::{Answered, CommandContext, NOT_SUBSCRIBED, bad_request};
-use super::joining::{Denied, is_live_name};
+use super::joining::Denied;
 use crate::bus::Announcement;
 use crate::connections::{Arrival, Joining, Phase, Session, Since, Subscribing, Subscription, SubscriptionState};
 use crate::feeds::Subscriber;
@@ -304,7 +304,7 @@ impl Shard {
         let channel = &*subscribe.channel;
         let is_room = match channel.split_once(':') {
             Some(("room", key)) if fold_name(key).is_ok_and(|folded| folded == key) => true,
-            Some(("live", name)) if is_live_name(name) => false,
+            Some(("live", name)) if protocol::check_live_name(name).is_ok() => false,
             Some(("user", user)) if user == session.user.id.to_string() => {
                 let text = "the server has already subscribed this connection to its user's own channel";
                 return Err(ProtocolError::new(protocol::ALREADY_SUBSCRIBED, text));

@@ -3,18 +3,17 @@
 //! upgrade to the Centrifugo protocol is answered immediately: its client sends the token in its first command
 //! (`connect.rs`).
 
-use super::joining::{Denied, LIVE_NAME_LIMIT_BYTES, is_live_name};
+use super::joining::Denied;
 use crate::buffer::Slice;
 use crate::connections::{
     Connecting, Dialect, Handshake, Joining, Phase, Session, Since, Subscription, SubscriptionState, UpgradeParameters,
-    room_of_live,
 };
 use crate::feeds::Subscriber;
 use crate::host::Host;
 use crate::ids::{FeedId, Slot, SubscriptionKey};
 use crate::message::{Found, Joiner, StoreRequest};
 use crate::protocol::centrifuge::Encoding;
-use crate::protocol::{Format, plain};
+use crate::protocol::{Format, check_live_name, plain};
 use crate::shard::Shard;
 use crate::websocket::head::{UpgradeRequest, bearer_token, token_subprotocol};
 use crate::websocket::{FieldError, Refusal, frame, upgrade};
@@ -283,12 +282,7 @@ fn check_query(request: &UpgradeRequest) -> Result<Query, Refusal> {
 /// The channel that a client means by the parameter `room`.
 fn channel_of(room: &str) -> Result<String, String> {
     match room.strip_prefix("live:") {
-        Some(name) if is_live_name(name) && room_of_live(name).is_some() => {
-            Err("a channel live:<room>/<name> is for members of the room, who connect with the Centrifugo protocol"
-                .into())
-        }
-        Some(name) if is_live_name(name) => Ok(room.to_owned()),
-        Some(_) => Err(format!("the name of a live: channel has 1 to {LIVE_NAME_LIMIT_BYTES} bytes, no controls")),
+        Some(name) => check_live_name(name).map(|()| room.to_owned()),
         None => fold_name(room).map(|key| format!("room:{key}")).map_err(|error| error.to_string()),
     }
 }

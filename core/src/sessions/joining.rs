@@ -1,7 +1,7 @@
 //! Into a channel: membership (which joins a public room), then the channel's feed on this shard, then the position
 //! from which the client goes on. The upgrade of a plain connection and a `subscribe` take the same steps.
 
-use crate::connections::{Joining, SubscriptionState, room_of_live};
+use crate::connections::{Joining, PLAIN_KEY, SubscriptionState};
 use crate::feeds::Attached;
 use crate::host::Host;
 use crate::ids::{FeedId, Slot};
@@ -12,19 +12,10 @@ use crate::message::{
 use crate::protocol::{self, ProtocolError};
 use crate::shard::Shard;
 use crate::websocket::Refusal;
-use uproar_model::{Epoch, JoinError, TokenError, User, fold_name};
+use uproar_model::{Epoch, JoinError, Offset, TokenError, User};
 
 /// Joins that wait to be told to their rooms' homes.
 const JOINS_LIMIT: usize = 1_024;
-
-/// The longest name of a `live:` channel, without the prefix, in bytes.
-pub(super) const LIVE_NAME_LIMIT_BYTES: usize = 255;
-
-/// Whether a `live:` channel may have this name, without the prefix.
-pub(super) fn is_live_name(name: &str) -> bool {
-    let is_name = !name.is_empty() && name.len() <= LIVE_NAME_LIMIT_BYTES && !name.chars().any(char::is_control);
-    is_name && room_of_live(name).is_none_or(|room| fold_name(room).is_ok_and(|key| key == room))
-}
 
 /// Why a client may not join a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,6 +131,7 @@ impl Shard {
     /// The first step.
     pub(super) fn join(&mut self, slot: Slot, joiner: Joiner, user: &User, host: &mut impl Host) {
         let Some(joining) = self.joining_mut(slot, joiner) else { return };
+        joining.is_guest = false;
         match joining.room_key() {
             Some(key) => {
                 let (room, user) = (key.to_owned(), user.id);
@@ -305,6 +297,13 @@ impl Shard {
             }
             return self.attach(slot, joiner, host);
         }
+        let is_plain_guest = joiner == Joiner::Upgrade && joining.is_guest;
+        let guest_of = self.room_of_guest(slot, &user).filter(|_| is_plain_guest);
+        if is_plain_guest && guest_of.is_none() {
+            // The user may have been removed from the room meanwhile.
+            return self.join(slot, joiner, &user, host);
+        }
+        let Some(joining) = self.joining_mut(slot, joiner) else { return };
         let head = joining.head.as_ref().map(|(_, offset)| *offset);
         let newest_known = head.unwrap_or(position).max(position).max(read_at);
         // What was committed when the membership was read may not have been shown here yet. It is before the position
@@ -320,9 +319,26 @@ impl Shard {
             (Some(_), _) => return self.check_head(slot, joiner, feed_id, host),
         };
         match joiner {
-            Joiner::Upgrade => self.open(slot, feed_id, cursor, recovered, read_at, host),
+            Joiner::Upgrade => {
+                self.open(slot, feed_id, cursor, recovered, read_at, host);
+                if let Some((room, admitted)) = guest_of {
+                    self.feeds.add_guest(&mut self.connections, room, (slot, PLAIN_KEY), admitted);
+                }
+            }
             Joiner::Subscription(key) => self.subscribed(slot, key, feed_id, (cursor, recovered), read_at, host),
         }
+    }
+
+    /// For a plain connection that is about to open in a `live:` channel of a room: the room's feed, and the offset up to
+    /// which the user is a member as far as this shard knows. `None`: the membership has to be read again. (A
+    /// subscription is a guest from the beginning, but there is none before a plain connection is open.)
+    fn room_of_guest(&mut self, slot: Slot, user: &User) -> Option<(FeedId, Offset)> {
+        let admission = self.joining_mut(slot, Joiner::Upgrade)?.admission.as_ref()?;
+        let (room, epoch, read_at) = (Channel::Room(admission.room), admission.epoch.clone(), admission.offset);
+        let id = self.attached_feed(&room)?;
+        let feed = self.feeds.get(id)?;
+        let is_member = feed.position <= read_at || feed.is_still_member(user.id, read_at);
+        (is_member && feed.epoch.as_ref() == Some(&epoch)).then(|| (id, feed.position.max(read_at)))
     }
 
     /// The client's position is above this shard's: either the shard has not heard of those publications yet, or the
