@@ -289,8 +289,8 @@ impl Server {
         let epoch = Epoch(EPOCH.into());
         match request {
             StoreRequest::Admit { .. } | StoreRequest::AdmitMember { .. } => {
-                let (offset, role) = (self.head, Role::Member);
-                let admission = Admission { room: ROOM, epoch, offset, role, joined: false, added: None };
+                let (offset, role, username) = (self.head, Role::Member, "ann".into());
+                let admission = Admission { room: ROOM, epoch, offset, role, username, joined: false, added: None };
                 StoreReply::Admitted(Ok(admission))
             }
             StoreRequest::Head { .. } => {

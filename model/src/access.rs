@@ -96,6 +96,8 @@ pub struct Admission {
     /// offset.
     pub offset: Offset,
     pub role: Role,
+    /// The user's present name, which may be another one than in the token.
+    pub username: Arc<str>,
     /// Whether the user became a member by this call.
     pub joined: bool,
     /// The publication of the join, at `offset`. It is still to be shown in the room.
@@ -149,6 +151,8 @@ pub enum UserEvent {
     Joined { room: Arc<str> },
     /// The user is no longer a member of this room (its name).
     Left { room: Arc<str> },
+    /// The user has got this name.
+    Renamed { username: Arc<str> },
     /// What a backend tells the user: compact JSON.
     Data { data: Arc<str> },
 }

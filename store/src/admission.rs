@@ -5,6 +5,7 @@ use crate::connection::{Arg, DbConnection, json, wrong_row_count};
 use crate::error::StoreError;
 use crate::generation::DatabaseGeneration;
 use crate::rooms::{self, Membership};
+use std::sync::Arc;
 use uproar_model::{Admission, Epoch, JoinError, Role, RoomId, UserId};
 
 /// The answer to one request for admission.
@@ -15,12 +16,14 @@ pub(crate) enum Verdict {
     MayJoin {
         room: RoomId,
         epoch: Epoch,
+        username: Arc<str>,
     },
     Refused(JoinError),
 }
 
-/// The room's id, kind, epoch and last offset, and the user's role in it. All `None`: there is no such room.
-type AdmissionRow = (Option<i64>, Option<i64>, Option<String>, Option<i64>, Option<i64>);
+/// The room's id, kind, epoch and last offset, the user's role in it, and the user's name. The first five are `None` if
+/// there is no such room, and the last one if there is no such user.
+type AdmissionRow = (Option<i64>, Option<i64>, Option<String>, Option<i64>, Option<i64>, Option<String>);
 
 /// One verdict for each pair of a room's name and a user, in the order of `wanted`.
 pub(crate) async fn judge(db: &mut DbConnection, wanted: &[(String, UserId)]) -> Result<Vec<Verdict>, StoreError> {
@@ -30,16 +33,18 @@ pub(crate) async fn judge(db: &mut DbConnection, wanted: &[(String, UserId)]) ->
     let rows = if db.is_postgres() {
         // Without the subquery, PostgreSQL uses only one of the two key columns of `members`, and reads all members of
         // the room.
-        let sql = "SELECT h.room_id, CAST(r.kind AS bigint), r.epoch, h.last_offset, CAST(m.role AS bigint)
+        let sql = "SELECT h.room_id, CAST(r.kind AS bigint), r.epoch, h.last_offset, CAST(m.role AS bigint), u.username
             FROM unnest($1, $2) WITH ORDINALITY AS w(name, user_id, n)
             LEFT JOIN rooms r ON r.name = w.name LEFT JOIN heads h ON h.room_id = r.id
+            LEFT JOIN users u ON u.id = w.user_id
             LEFT JOIN LATERAL (SELECT role FROM members WHERE room_id = r.id AND user_id = w.user_id OFFSET 0) m ON true
             ORDER BY w.n";
         db.all(sql, &[Arg::Texts(&names), Arg::Ints(&users)]).await?
     } else {
-        let sql = "SELECT h.room_id, r.kind, r.epoch, h.last_offset, m.role FROM json_each($1) w
+        let sql = "SELECT h.room_id, r.kind, r.epoch, h.last_offset, m.role, u.username FROM json_each($1) w
             LEFT JOIN rooms r ON r.name = w.value ->> 0 LEFT JOIN heads h ON h.room_id = r.id
-            LEFT JOIN members m ON m.room_id = r.id AND m.user_id = w.value ->> 1 ORDER BY w.key";
+            LEFT JOIN members m ON m.room_id = r.id AND m.user_id = w.value ->> 1
+            LEFT JOIN users u ON u.id = w.value ->> 1 ORDER BY w.key";
         let pairs: Vec<_> = names.iter().zip(&users).collect();
         db.all(sql, &[Arg::Text(&json(&pairs))]).await?
     };
@@ -52,16 +57,18 @@ pub(crate) async fn judge(db: &mut DbConnection, wanted: &[(String, UserId)]) ->
 
 fn verdict_from(generation: DatabaseGeneration, row: AdmissionRow) -> Verdict {
     match row {
-        (Some(id), _, Some(epoch), Some(offset), Some(role)) => Verdict::Admitted(Admission {
+        (Some(_), Some(0), _, _, None, None) => Verdict::Refused(JoinError::NoUser),
+        (Some(id), _, Some(epoch), Some(offset), Some(role), Some(username)) => Verdict::Admitted(Admission {
             room: RoomId(id),
             epoch: generation.epoch(&epoch),
             offset: offset.unsigned_abs(),
             role: Role::from_number(role),
+            username: username.into(),
             joined: false,
             added: None,
         }),
-        (Some(id), Some(0), Some(epoch), _, None) => {
-            Verdict::MayJoin { room: RoomId(id), epoch: generation.epoch(&epoch) }
+        (Some(id), Some(0), Some(epoch), _, None, Some(username)) => {
+            Verdict::MayJoin { room: RoomId(id), epoch: generation.epoch(&epoch), username: username.into() }
         }
         _ => Verdict::Refused(JoinError::NoRoom),
     }
@@ -72,6 +79,7 @@ pub(crate) struct PendingJoin {
     pub room: RoomId,
     pub user: UserId,
     pub epoch: Epoch,
+    pub username: Arc<str>,
     /// Which of the requests for admission this is.
     pub index: usize,
 }
@@ -89,6 +97,7 @@ pub(crate) async fn join_all(
         epoch: join.epoch.clone(),
         offset: membership.offset,
         role: membership.role,
+        username: Arc::clone(&join.username),
         joined: membership.is_new,
         added: membership.publication.map(Box::new),
     };

@@ -409,10 +409,10 @@ impl Store for Database {
             answers.push(match verdict {
                 Verdict::Admitted(admission) => Ok(admission),
                 Verdict::Refused(why) => Err(why),
-                Verdict::MayJoin { room, epoch } => match self.allowances.take_join(*user, room_name) {
+                Verdict::MayJoin { room, epoch, username } => match self.allowances.take_join(*user, room_name) {
                     Ok(join) => {
                         taken.push((index, join));
-                        joins.push(PendingJoin { room, user: *user, epoch, index });
+                        joins.push(PendingJoin { room, user: *user, epoch, username, index });
                         // Replaced below.
                         Err(JoinError::NoRoom)
                     }

@@ -302,7 +302,9 @@ impl MemoryStore {
         };
         let head = self.head(id, room);
         let Membership { role, .. } = *member;
-        Ok(Some(Admission { room: id, epoch: head.epoch, offset: head.offset, role, joined: false, added: None }))
+        let username = self.users.get(&user).map(|user| Arc::clone(&user.username)).ok_or(JoinError::NoUser)?;
+        let Head { epoch, offset, .. } = head;
+        Ok(Some(Admission { room: id, epoch, offset, role, username, joined: false, added: None }))
     }
 
     /// [`Store::admit`].

@@ -158,6 +158,9 @@ enum Item {
     /// An event that a backend sends: user, data.
     #[serde(rename = "u")]
     Event(i64, String),
+    /// A user's new name: user, username.
+    #[serde(rename = "a")]
+    Renamed(i64, String),
     /// A survey: number, attempt, what is asked.
     #[serde(rename = "s")]
     Survey(u64, u32, WireSurvey),
@@ -245,6 +248,7 @@ impl Item {
                 }
                 UserEvent::Joined { room } => Item::Joined(user.0, room.to_string()),
                 UserEvent::Left { room } => Item::Left(user.0, room.to_string()),
+                UserEvent::Renamed { username } => Item::Renamed(user.0, username.to_string()),
                 UserEvent::Data { data } => Item::Event(user.0, data.to_string()),
             },
             Announcement::Presence(presence) => {
@@ -316,6 +320,7 @@ impl Item {
             }
             Item::Joined(user, room) => user_event(user, UserEvent::Joined { room: room.into() }),
             Item::Left(user, room) => user_event(user, UserEvent::Left { room: room.into() }),
+            Item::Renamed(user, username) => user_event(user, UserEvent::Renamed { username: username.into() }),
             Item::Event(user, data) => user_event(user, UserEvent::Data { data: data.into() }),
             Item::Survey(number, attempt, survey) => {
                 Some(Announcement::Survey { number, attempt, survey: survey.survey()? })
@@ -621,6 +626,7 @@ mod tests {
             Announcement::PresenceTold { shard: 1, after: 9, to: vec!["t".into()] },
             Announcement::AskPresence { session: "t".into() },
             Announcement::Typing { channel: Channel::Room(RoomId(7)), user: user() },
+            Announcement::User { user: UserId(5), event: UserEvent::Renamed { username: "Anna".into() } },
             Announcement::User { user: UserId(5), event: UserEvent::Data { data: "{\"n\":1}".into() } },
         ];
         all.extend(surveys());

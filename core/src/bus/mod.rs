@@ -110,7 +110,7 @@ impl Announcement {
         match self {
             Announcement::Survey { .. }
             | Announcement::Findings { .. }
-            | Announcement::User { event: UserEvent::Data { .. }, .. } => SURVEY_VERSION,
+            | Announcement::User { event: UserEvent::Data { .. } | UserEvent::Renamed { .. }, .. } => SURVEY_VERSION,
             _ => 1,
         }
     }

@@ -8,7 +8,7 @@ use crate::host::Host;
 use crate::ids::{FeedId, Slot, SubscriptionKey};
 use crate::message::{AttachOutcome, Channel, Endpoint, JoinRequest, Message, PresenceChange};
 use std::sync::Arc;
-use uproar_model::Offset;
+use uproar_model::{Offset, User};
 
 /// How a client that wants to join a channel stands.
 pub(crate) enum Attached {
@@ -93,6 +93,14 @@ impl Feeds {
     /// The offset at which the user of a subscriber was a member.
     pub fn admitted(&self, id: FeedId, index: u32) -> Option<Offset> {
         Some(self.get(id)?.subscribers.get(index as usize)?.admitted)
+    }
+
+    /// The user of a subscriber has got another name.
+    pub fn rename(&mut self, id: FeedId, index: u32, generation: u32, user: &User) {
+        let subscriber = self.get(id).and_then(|feed| feed.subscribers.get(index as usize));
+        let Some(Subscriber { slot, wants_presence, .. }) = subscriber else { return };
+        let (slot, listens, user) = (*slot, *wants_presence, user.clone());
+        self.note_presence(id, PresenceChange { slot, generation, user, is_here: true, listens });
     }
 
     /// Ends a subscription, and removes it from its feed if it has joined one.

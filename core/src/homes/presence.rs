@@ -133,6 +133,11 @@ impl Presence {
     /// Returns whether a client came that was not here, or one that was here left.
     fn apply(&mut self, shard: u16, change: &PresenceChange) -> bool {
         let key = ClientKey::Own((shard, change.slot, change.generation));
+        let named = self.clients.get(&key).map(|client| &client.user.username);
+        if change.is_here && named.is_some_and(|username| *username != change.user.username) {
+            // Other nodes are not told of single names.
+            self.told.must_tell_all();
+        }
         let new = change.is_here.then(|| Client { user: change.user.clone(), listens: change.listens });
         self.set(key, new) != change.is_here
     }

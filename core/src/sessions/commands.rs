@@ -440,11 +440,30 @@ impl Shard {
     /// An event for a user's connections on this shard.
     pub(crate) fn on_user_event(&mut self, user: UserId, event: &UserEvent) {
         let slots = self.connections.users.connections(user).to_vec();
+        if let UserEvent::Renamed { username } = event {
+            slots.iter().for_each(|slot| self.rename(*slot, username));
+        }
         let (channel, data) = (format!("user:{user}"), methods::user_event_data(event));
         for slot in slots {
             self.connections.add_push(&self.cx, slot, |encoding, out| {
                 centrifuge::push_push(encoding, out, &channel, &Push::Ephemeral { data: &data });
             });
+        }
+    }
+
+    /// From now on the connection's user has this name, in what they send and in presence.
+    pub(super) fn rename(&mut self, slot: Slot, username: &Arc<str>) {
+        let generation = self.connections[slot].generation;
+        let Some(session) = self.connections[slot].session_mut() else { return };
+        if session.user.username == *username {
+            return;
+        }
+        session.user.username = Arc::clone(username);
+        let user = session.user.clone();
+        let keys = session.subscriptions.iter().map(|(key, _)| SubscriptionKey(key as u32));
+        let joined: Vec<_> = keys.filter_map(|key| session.joined(key)).collect();
+        for (feed, index) in joined {
+            self.feeds.rename(feed, index, generation, &user);
         }
     }
 

@@ -12,6 +12,7 @@ use crate::message::{
 use crate::protocol::{self, ProtocolError};
 use crate::shard::Shard;
 use crate::websocket::Refusal;
+use std::sync::Arc;
 use uproar_model::{Epoch, JoinError, Offset, TokenError, User};
 
 /// Joins that wait to be told to their rooms' homes.
@@ -156,6 +157,11 @@ impl Shard {
         let slot = caller.slot;
         match reply {
             StoreReply::Admitted(Ok(admission)) => {
+                // The token may be older than the user's name.
+                match self.connections[slot].handshake_mut().and_then(|handshake| handshake.user.as_mut()) {
+                    Some(user) => user.username = Arc::clone(&admission.username),
+                    None => self.rename(slot, &admission.username),
+                }
                 let (Some(user), Some(joining)) = (self.user_of(slot), self.joining_mut(slot, joiner)) else { return };
                 let room = joining.room_key().unwrap_or("");
                 let joined = admission.joined.then(|| UserEvent::Joined { room: room.into() });

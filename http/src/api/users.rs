@@ -5,7 +5,8 @@ use super::error::{Answered, MethodError};
 use super::params::Params;
 use crate::validation;
 use serde_json::json;
-use uproar_model::{User, fold_name, shown_name};
+use std::sync::Arc;
+use uproar_model::{User, UserEvent, fold_name, shown_name};
 use uproar_store::Account;
 
 impl Caller {
@@ -25,6 +26,7 @@ impl Caller {
         let key = self.new_username(&username)?;
         let user = self.user(&user).await?;
         let account = self.app.store.rename_user(user.id, &shown_name(&username), &key, self.key.user.id).await?;
+        self.app.chat.notify(user.id, UserEvent::Renamed { username: Arc::clone(&account.username) });
         Ok(self.user_object(&account))
     }
 

@@ -301,6 +301,7 @@ impl Server {
             UserEvent::Joined { room } => (user.to_string(), "joined", room.to_string()),
             UserEvent::Left { room } => (user.to_string(), "left", room.to_string()),
             UserEvent::Read { room, .. } => (user.to_string(), "read", room.to_string()),
+            UserEvent::Renamed { username } => (user.to_string(), "renamed", username.to_string()),
             UserEvent::Data { data } => (user.to_string(), "data", data.to_string()),
         };
         notified.into_iter().map(summary).collect()

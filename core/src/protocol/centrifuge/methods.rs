@@ -182,6 +182,7 @@ pub fn user_event_data(event: &UserEvent) -> Vec<u8> {
         }
         UserEvent::Joined { room } => UserEventData::Joined(room),
         UserEvent::Left { room } => UserEventData::Left(room),
+        UserEvent::Renamed { username } => UserEventData::Renamed(username),
         UserEvent::Data { data } => return data.as_bytes().to_vec(),
     })
 }
@@ -192,6 +193,7 @@ enum UserEventData<'a> {
     Read { room: &'a str, offset: Offset, number: u64 },
     Joined(&'a str),
     Left(&'a str),
+    Renamed(&'a str),
 }
 
 /// The data of a publication that is stored nowhere.
