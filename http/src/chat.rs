@@ -2,6 +2,7 @@
 
 use crate::traces::SpanContext;
 use bytes::Bytes;
+use serde::de::IgnoredAny;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 pub use uproar_core::message::Channel;
@@ -132,7 +133,7 @@ pub struct CloseCode {
 }
 
 impl CloseCode {
-    /// A code from 3000 to 4999, and a reason of at most 123 bytes. After the codes 3000 to 3499 and 4000 to 4499, SDKs
+    /// A code from 3000 to 4999, and a reason of at most 123 bytes that is not JSON. After the codes 3000 to 3499 and 4000 to 4499, SDKs
     /// connect again; after the others they do not.
     ///
     /// # Errors
@@ -142,6 +143,10 @@ impl CloseCode {
         let code = code.ok_or("the code of a disconnect is a number from 3000 to 4999")?;
         if reason.len() > 123 {
             return Err("the reason of a disconnect has at most 123 bytes".to_owned());
+        }
+        if serde_json::from_str::<IgnoredAny>(reason).is_ok() {
+            let text = "the reason of a disconnect must not be JSON, which the SDK for JavaScript obeys";
+            return Err(text.to_owned());
         }
         Ok(CloseCode { code, reason: reason.to_owned() })
     }
