@@ -177,6 +177,9 @@ limits! {
     body_limit_bytes = 64 * KIB, 256..=16 * MIB;
     /// The longest body of a request to the server API.
     api_body_limit_bytes = MIB, 256..=64 * MIB;
+    /// Once the answers to commands of one request to the server API are longer than this, its other commands are not
+    /// executed (error 106).
+    api_response_limit_bytes = 8 * MIB, 4 * KIB..=64 * MIB;
     /// Bytes that may be queued for one connection. A client that exceeds it reads too slowly and is disconnected
     /// (3008). The exception is a client that has kept up so far, and to which a single turn of the shard's event loop
     /// brings more than fits: it stays connected and is sent the rest as it reads.

@@ -1,6 +1,6 @@
 //! What all handlers share: the service's state, the shape of a route, and work that outlives its request.
 
-use crate::api::{Audit, Keys};
+use crate::api::{Audit, Keys, Shares};
 use crate::assets::Assets;
 use crate::attempts::Attempts;
 use crate::chat::SharedChat;
@@ -42,6 +42,7 @@ pub(crate) struct App {
     pub api_keys: Keys,
     /// By what the audit log calls the key.
     pub api_rate: RateLimiter<Arc<str>>,
+    pub api_shares: Shares,
     pub audit: Audit,
     pub started: Instant,
 }

@@ -1,6 +1,6 @@
 //! The service: its routers, and each connection from its first byte to its last.
 
-use crate::api::{self, Audit, Keys, RowAnswer};
+use crate::api::{self, Audit, Keys, RowAnswer, Shares};
 use crate::app::{App, Port, Route};
 use crate::assets::Assets;
 use crate::attempts::Attempts;
@@ -126,7 +126,7 @@ impl Service {
         let publish_rate = RateLimiter::new(limits.publish_rate());
         let hook_rate = RateLimiter::new(limits.hook_posts_rate());
         let attempts = Attempts::new(limits, Instant::now());
-        let api_rate = RateLimiter::new(limits.api_rate());
+        let (api_rate, api_shares) = (RateLimiter::new(limits.api_rate()), Shares::new(limits.surveys_limit));
         let assets = Assets::new(settings.assets, &settings.embed_origins);
         let security_log = SecurityLog::new(Instant::now());
         let app = Arc::new(App {
@@ -144,6 +144,7 @@ impl Service {
             readiness: Readiness::default(),
             api_keys: Keys::default(),
             api_rate,
+            api_shares,
             audit: Audit::default(),
             started: Instant::now(),
         });

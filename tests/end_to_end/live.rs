@@ -110,11 +110,9 @@ async fn a_live_channel_of_a_room_is_for_its_members(kind: Kind, shards: &str) {
     let (ann, bob) = (server.user("ann").await, server.user("bob").await);
     server.create_room(&ann, "r").await;
     let query = "room=live:r/cursors&format=json";
-    for (query, status, code) in [
-        (query, 403, "not_member"),
-        ("room=live:none/x", 404, "no_such_room"),
-        ("room=live:R/x", 422, "invalid_field"),
-    ] {
+    for (query, status, code) in
+        [(query, 403, "not_member"), ("room=live:none/x", 404, "no_such_room"), ("room=live:R/x", 422, "invalid_field")]
+    {
         assert_eq!(server.reject_join(&bob, query).await, (status, code.to_owned()), "{query}");
     }
     let members = async || number(&server.get("/rooms/r", &ann.token).await.expect(200)["room"]["members"]);

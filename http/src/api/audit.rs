@@ -16,8 +16,10 @@ use uproar_store::AuditEntry;
 const INTERVAL: Duration = Duration::from_millis(250);
 /// How long to wait after they could not be written.
 const RETRY: Duration = Duration::from_secs(1);
-/// Different entries that may wait. Beyond that nothing more is done with keys until the database has taken them.
-const WAITING_LIMIT: usize = 20_000;
+/// Different entries that may wait: of all keys, and of one. Beyond that nothing more is done with keys, or with that one,
+/// until the database has taken them.
+const WAITING_LIMIT: usize = 40_000;
+const KEY_WAITING_LIMIT: usize = 10_000;
 /// Entries that are written in one transaction.
 const CHUNK: usize = 1_000;
 const TARGET_LIMIT_BYTES: usize = 256;
@@ -27,15 +29,24 @@ type What = (Arc<str>, Cow<'static, str>, String, u16);
 
 #[derive(Default)]
 pub(crate) struct Audit {
-    /// When it was done the last time, and how often.
-    waiting: Mutex<HashMap<What, (UnixMillis, u64)>>,
+    waiting: Mutex<Waiting>,
     is_new: Notify,
 }
 
+#[derive(Default)]
+struct Waiting {
+    /// When it was done the last time, and how often.
+    entries: HashMap<What, (UnixMillis, u64)>,
+    /// How many of these entries each actor has.
+    by_actor: HashMap<Arc<str>, usize>,
+}
+
 impl Audit {
-    /// Whether there is room for what is about to be done.
-    pub(crate) fn has_room(&self) -> bool {
-        self.lock().len() < WAITING_LIMIT
+    /// Whether there is room for what is about to be done. Commands that are under way may exceed the bound a little.
+    pub(crate) fn has_room(&self, actor: &Arc<str>) -> bool {
+        let waiting = self.lock();
+        let of_actor = waiting.by_actor.get(actor).copied().unwrap_or_default();
+        waiting.entries.len() < WAITING_LIMIT && of_actor < KEY_WAITING_LIMIT
     }
 
     /// Notes that `actor` has done something. A long target is cut.
@@ -43,9 +54,13 @@ impl Audit {
         // No control characters: operators read this in a terminal. (Nor could U+0000 be stored.)
         let target = cut(target, TARGET_LIMIT_BYTES).replace(|c: char| c.is_control(), "\u{fffd}");
         let mut waiting = self.lock();
-        let (last, times) = waiting.entry((Arc::clone(actor), action, target, outcome)).or_default();
+        let (last, times) = waiting.entries.entry((Arc::clone(actor), action, target, outcome)).or_default();
+        let is_new = *times == 0;
         *last = at;
         *times += 1;
+        if is_new {
+            *waiting.by_actor.entry(Arc::clone(actor)).or_default() += 1;
+        }
         drop(waiting);
         self.is_new.notify_one();
     }
@@ -55,12 +70,12 @@ impl Audit {
         let waiting = std::mem::take(&mut *self.lock());
         let entry =
             |((actor, action, target, outcome), (at, times))| AuditEntry { at, actor, action, target, outcome, times };
-        let mut entries: Vec<AuditEntry> = waiting.into_iter().map(entry).collect();
+        let mut entries: Vec<AuditEntry> = waiting.entries.into_iter().map(entry).collect();
         entries.sort_by(|a, b| (a.at, &a.actor, &a.action, &a.target).cmp(&(b.at, &b.actor, &b.action, &b.target)));
         entries
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<What, (UnixMillis, u64)>> {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -106,15 +121,20 @@ mod tests {
     }
 
     #[test]
-    fn only_so_many_entries_wait() {
+    fn only_so_many_entries_wait_of_one_key_and_of_all() {
         let audit = Audit::default();
-        let key: Arc<str> = "key".into();
-        for number in 0..WAITING_LIMIT {
-            assert!(audit.has_room());
-            audit.note(1, &key, "publish".into(), &number.to_string(), 0);
+        let keys: Vec<Arc<str>> = (0..=WAITING_LIMIT / KEY_WAITING_LIMIT).map(|key| key.to_string().into()).collect();
+        let (last, others) = keys.split_last().unwrap();
+        for key in others {
+            for number in 0..KEY_WAITING_LIMIT {
+                assert!(audit.has_room(key));
+                audit.note(1, key, "publish".into(), &number.to_string(), 0);
+                audit.note(1, key, "publish".into(), &number.to_string(), 0);
+            }
+            assert!(!audit.has_room(key));
         }
-        assert!(!audit.has_room());
+        assert!(!audit.has_room(last));
         audit.take();
-        assert!(audit.has_room());
+        assert!(keys.iter().all(|key| audit.has_room(key)));
     }
 }

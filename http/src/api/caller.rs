@@ -1,7 +1,10 @@
 //! Runs commands on behalf of a key: finds the method, checks scope and rate, and notes what was done.
 
 use super::error::{Answered, MethodError};
+use super::keys::Authorized;
 use super::params::Params;
+use super::publishing::author_in;
+use super::shares::Share;
 use crate::app::App;
 use crate::traces::SpanContext;
 use futures_util::StreamExt;
@@ -10,7 +13,9 @@ use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
 use uproar_core::protocol::{INTERNAL, PERMISSION_DENIED, TOO_MANY_REQUESTS};
 use uproar_model::{User, UserId, fold_name};
 use uproar_store::{ApiKey, Scopes, UsersBy};
@@ -19,6 +24,8 @@ use uproar_store::{ApiKey, Scopes, UsersBy};
 const BATCH_LIMIT: usize = 1_000;
 /// Commands of one request that are executed at the same time.
 pub(super) const PARALLEL: usize = 64;
+/// Those of them that may have long answers.
+const READS: usize = 4;
 
 macro_rules! methods {
     ($($variant:ident = $name:literal, $scope:literal;)+) => {
@@ -70,12 +77,6 @@ methods! {
     CreateRoom = "create_room", "manage";
 }
 
-/// One command, whose parameters are JSON.
-struct Command<'a> {
-    method: Method,
-    params: &'a str,
-}
-
 /// What a request is answered with.
 pub(super) enum Reply {
     /// The method's result, as JSON.
@@ -89,22 +90,34 @@ pub(super) struct Caller {
     pub(super) app: Arc<App>,
     pub(super) key: Arc<ApiKey>,
     pub(super) span: Option<SpanContext>,
+    /// `None`: the command comes from the outbox.
+    authorized: Option<Authorized>,
     /// The key, as the audit log names it.
     actor: Arc<str>,
     /// When to begin no more commands, so that the answer is there in time. `None`: nobody waits for it.
     until: Option<Instant>,
     /// The row of the outbox that the command comes from.
     row: Option<i64>,
+    /// How long the answers to the commands of the request are so far.
+    answered_bytes: AtomicU64,
+    reads: Semaphore,
 }
 
 impl Caller {
-    pub(super) fn new(app: Arc<App>, key: Arc<ApiKey>, span: Option<SpanContext>) -> Caller {
+    /// For a request with this key.
+    pub(super) fn of_request(app: Arc<App>, authorized: Authorized, span: Option<SpanContext>) -> Caller {
+        let key = Arc::clone(&authorized.key);
+        Caller { authorized: Some(authorized), ..Caller::new(app, key, span) }
+    }
+
+    fn new(app: Arc<App>, key: Arc<ApiKey>, span: Option<SpanContext>) -> Caller {
         let limits = &app.settings.limits;
         // What has begun may take as long as a publish.
         let time = limits.request_timeout_ms.saturating_sub(limits.append_deadline_ms + 2_000);
         let until = Instant::now() + Duration::from_millis(time.max(limits.request_timeout_ms / 2));
         let actor = format!("key {}", key.name).into();
-        Caller { app, key, span, actor, until: Some(until), row: None }
+        let (answered_bytes, reads) = (AtomicU64::new(0), Semaphore::new(READS));
+        Caller { app, key, span, authorized: None, actor, until: Some(until), row: None, answered_bytes, reads }
     }
 
     /// For a command that an application has left in this row of the outbox.
@@ -127,35 +140,50 @@ impl Caller {
         if method == "batch" && self.row.is_none() {
             return self.batch(params).await.map(Reply::Replies);
         }
-        let command = self.command(method, params)?;
-        self.execute(&command).await.map(Reply::Result)
-    }
-
-    fn command<'a>(&self, method: &str, params: &'a str) -> Answered<Command<'a>> {
-        match Method::named(method) {
-            Some(method) => Ok(Command { method, params }),
-            None => {
-                let error = match (self.row, method) {
-                    (Some(_), "batch") => MethodError::not_available("the outbox takes one row for each command"),
-                    _ => MethodError::no_such_method(method),
-                };
-                self.note(Cow::Borrowed("unknown"), method, Some(&error));
-                Err(error)
-            }
-        }
+        self.execute(method, params).await.map(Reply::Result)
     }
 
     /// Runs one command, and notes it in the audit log.
-    async fn execute(&self, command: &Command<'_>) -> Answered {
-        let method = command.method;
-        let answered = match self.admit(method) {
-            Ok(()) => self.call(method, command.params).await,
+    async fn execute(&self, name: &str, params: &str) -> Answered {
+        let method = Method::named(name);
+        let action = method.map_or("unknown", Method::name);
+        if let Err(error) = self.admit().await {
+            // Without what it concerns: such entries are not to fill the log's memory.
+            self.note(Cow::Borrowed(action), "", Some(&error));
+            return Err(error);
+        }
+        let Some(method) = method else {
+            let error = match (self.row, name) {
+                (Some(_), "batch") => MethodError::not_available("the outbox takes one row for each command"),
+                _ => MethodError::no_such_method(name),
+            };
+            self.note(Cow::Borrowed(action), name, Some(&error));
+            return Err(error);
+        };
+        let answered = match self.may_call(method) {
+            Ok(()) => self.call_with_space(method, params).await,
             Err(error) => Err(error),
         };
         // A broadcast notes each of its channels.
         if method != Method::Broadcast || answered.is_err() {
-            self.note(Cow::Borrowed(method.name()), &target_of(command.params), answered.as_ref().err());
+            self.note(Cow::Borrowed(action), &target_of(params), answered.as_ref().err());
         }
+        answered
+    }
+
+    /// Calls a method, unless the answers to those before it have become too long.
+    async fn call_with_space(&self, method: Method, params: &str) -> Answered {
+        let limit = self.app.settings.limits.api_response_limit_bytes;
+        let _place = match method.scope() {
+            "read" => self.reads.acquire().await.ok(),
+            _ => None,
+        };
+        if self.answered_bytes.load(Ordering::Relaxed) >= limit {
+            return Err(MethodError::no_space(limit));
+        }
+        let answered = self.call(method, params).await;
+        let bytes = answered.as_ref().map_or(0, String::len) as u64;
+        self.answered_bytes.fetch_add(bytes, Ordering::Relaxed);
         answered
     }
 
@@ -184,8 +212,8 @@ impl Caller {
         }
     }
 
-    /// Checks whether the key may use a method, and now.
-    fn admit(&self, method: Method) -> Answered<()> {
+    /// Checks whether the key may use a method.
+    fn may_call(&self, method: Method) -> Answered<()> {
         if self.row.is_some() && method.scope() == "read" {
             let text = format!("{} changes nothing, and nobody reads the answer to a row of the outbox", method.name());
             return Err(MethodError::not_available(text));
@@ -196,18 +224,33 @@ impl Caller {
             "read" => scopes.read,
             _ => scopes.manage,
         };
-        if !has_scope {
-            return Err(self.scope_missing(method.scope()));
+        if has_scope { Ok(()) } else { Err(self.scope_missing(method.scope())) }
+    }
+
+    /// Checks whether the key may do something now.
+    pub(super) async fn admit(&self) -> Answered<()> {
+        if let Some(authorized) = &self.authorized
+            && !authorized.is_valid(&self.app).await?
+        {
+            return Err(MethodError::new(PERMISSION_DENIED, "the key has been removed"));
         }
-        if !self.app.audit.has_room() {
+        if !self.app.audit.has_room(&self.actor) {
             let text = "the audit log can't be written at present, so nothing is done; try again";
             return Err(MethodError::new(INTERNAL, text));
         }
         self.take_rate()
     }
 
+    /// Takes a place for a command that concerns all nodes.
+    pub(super) fn take_share(&self) -> Answered<Share<'_>> {
+        self.app.api_shares.take(&self.actor).ok_or_else(|| {
+            let text = "too many commands that concern all nodes are under way with this key; try again";
+            MethodError::new(INTERNAL, text)
+        })
+    }
+
     /// Takes one command out of the key's rate.
-    pub(super) fn take_rate(&self) -> Answered<()> {
+    fn take_rate(&self) -> Answered<()> {
         // The outbox is read no faster than its rows are done.
         if self.row.is_some() {
             return Ok(());
@@ -267,11 +310,8 @@ impl Caller {
         if !self.has_time() {
             return failed(&MethodError::no_time());
         }
-        match self.command(&name, params.get()) {
-            Ok(command) => match self.execute(&command).await {
-                Ok(result) => format!("{{\"{name}\":{result}}}"),
-                Err(error) => failed(&error),
-            },
+        match self.execute(&name, params.get()).await {
+            Ok(result) => format!("{{\"{name}\":{result}}}"),
             Err(error) => failed(&error),
         }
     }
@@ -308,7 +348,7 @@ impl Caller {
     }
 }
 
-/// What a command concerns, for the audit log: the user, the channel, or both.
+/// What a command concerns, for the audit log: the user, the channel, or both, and in whose name it publishes.
 fn target_of(params: &str) -> String {
     let Ok(mut params) = Params::of(params) else { return String::new() };
     let mut target: Vec<String> = Vec::new();
@@ -318,6 +358,9 @@ fn target_of(params: &str) -> String {
             text.ok().or_else(|| serde_json::from_str::<u64>(value.get()).ok().map(|number| number.to_string()))
         });
         target.extend(text.filter(|text| !text.is_empty()));
+    }
+    if let Some(author) = params.take("data").and_then(|data| author_in(data.get())) {
+        target.push(format!("as {author}"));
     }
     target.join(" ")
 }
@@ -339,6 +382,9 @@ mod tests {
     fn the_target_is_the_user_and_the_channel() {
         assert_eq!(target_of(r#"{"channel":"room:x","user":7,"data":{}}"#), "7 room:x");
         assert_eq!(target_of(r#"{"channel":["room:x"]}"#), "");
+        assert_eq!(target_of(r#"{"channel":"room:x","data":{"text":"\"as\"","as":"ann"}}"#), "room:x as ann");
+        assert_eq!(target_of(r#"{"channel":"room:x","data":{"as":7}}"#), "room:x as 7");
+        assert_eq!(target_of(r#"{"channel":"room:x","data":["as"]}"#), "room:x");
         assert_eq!(target_of("nonsense"), "");
     }
 }

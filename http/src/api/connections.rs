@@ -15,6 +15,7 @@ impl Caller {
     /// `{channel}`: `{presence}`, the clients by their ids.
     pub(super) async fn presence(&self, params: &mut Params<'_>) -> Answered {
         let channel = self.channel_in(params).await?;
+        let _share = self.take_share()?;
         let clients = self.app.chat.presence(channel).await?;
         let object = |user: &User, client: &str| {
             let conn_info = json!({"username": &*user.username});
@@ -28,6 +29,7 @@ impl Caller {
     /// `{channel}`: `{num_clients, num_users}`.
     pub(super) async fn presence_stats(&self, params: &mut Params<'_>) -> Answered {
         let channel = self.channel_in(params).await?;
+        let _share = self.take_share()?;
         let stats = self.app.chat.presence_stats(channel).await?;
         Ok(json!({"num_clients": stats.clients, "num_users": stats.users}).to_string())
     }
@@ -36,6 +38,7 @@ impl Caller {
     pub(super) async fn channels(&self, params: &mut Params<'_>) -> Answered {
         let pattern = params.text("pattern")?;
         params.finish()?;
+        let _share = self.take_share()?;
         let channels = self.app.chat.channels(pattern.as_deref()).await?;
         let channels: Map<String, Value> =
             channels.into_iter().map(|(name, clients)| (name, json!({"num_clients": clients}))).collect();
@@ -56,6 +59,7 @@ impl Caller {
         };
         // Somebody who has never been here has no subscriptions.
         if let Some(user) = self.find_user(&user).await? {
+            let _share = self.take_share()?;
             self.app.chat.unsubscribe(user.id, &channel, client.as_deref()).await?;
         }
         Ok("{}".to_owned())
@@ -80,6 +84,7 @@ impl Caller {
         };
         params.finish()?;
         if let Some(user) = self.find_user(&user).await? {
+            let _share = self.take_share()?;
             self.app.chat.disconnect(Disconnect { user: user.id, client, whitelist, code }).await?;
         }
         Ok("{}".to_owned())
@@ -98,6 +103,7 @@ impl Caller {
             (false, None) => Expiry::Never,
         };
         if let Some(user) = self.find_user(&user).await? {
+            let _share = self.take_share()?;
             self.app.chat.refresh(user.id, client.as_deref(), expiry).await?;
         }
         Ok("{}".to_owned())

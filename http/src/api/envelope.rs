@@ -28,14 +28,14 @@ pub(crate) fn routes() -> Vec<Route> {
 /// One method. Most answers are `{"result":{…}}` or `{"error":{"code","message"}}`.
 async fn call(
     State(app): State<Arc<App>>,
-    Authorized(key): Authorized,
+    authorized: Authorized,
     ApiMethod(method): ApiMethod,
     span: Option<Extension<CallSpan>>,
     headers: HeaderMap,
     ApiBody(body): ApiBody,
 ) -> Result<Response, ApiError> {
     let has_statuses = headers.get(ERROR_MODE).is_some_and(|mode| mode.as_bytes() == b"transport");
-    let caller = Caller::new(app, key, span.map(|Extension(span)| span.context));
+    let caller = Caller::of_request(app, authorized, span.map(|Extension(span)| span.context));
     complete(async move {
         let answered = match body.trim_ascii() {
             // Methods without parameters are called without a body, too.
@@ -64,11 +64,11 @@ struct OldCommand<'a> {
 /// Commands that are executed one after the other, and answered with one line each.
 async fn call_many(
     State(app): State<Arc<App>>,
-    Authorized(key): Authorized,
+    authorized: Authorized,
     span: Option<Extension<CallSpan>>,
     ApiBody(body): ApiBody,
 ) -> Result<Response, ApiError> {
-    let caller = Caller::new(app, key, span.map(|Extension(span)| span.context));
+    let caller = Caller::of_request(app, authorized, span.map(|Extension(span)| span.context));
     complete(async move {
         // All of them are read first: nothing is done if one is malformed.
         let commands = read_commands(&body)?;

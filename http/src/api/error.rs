@@ -53,6 +53,15 @@ impl MethodError {
         MethodError::new(INTERNAL, "the commands before this one took too long; it was not executed")
     }
 
+    /// The same, as there is no room for more answers.
+    pub(crate) fn no_space(limit_bytes: u64) -> MethodError {
+        let text = format!(
+            "the answers to the commands before this one are longer than {limit_bytes} bytes \
+             (api_response_limit_bytes); it was not executed"
+        );
+        MethodError::new(LIMIT_EXCEEDED, text)
+    }
+
     pub(crate) fn to_json(&self) -> String {
         json!({"code": self.code, "message": self.message}).to_string()
     }

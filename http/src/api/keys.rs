@@ -100,37 +100,45 @@ impl Keys {
 }
 
 /// The key of a request.
-pub(crate) struct Authorized(pub Arc<ApiKey>);
+pub(crate) struct Authorized {
+    pub key: Arc<ApiKey>,
+    hash: String,
+    client: ClientAddress,
+}
+
+impl Authorized {
+    /// Whether the key still exists. A request may take longer than a removed key is used.
+    pub(crate) async fn is_valid(&self, app: &App) -> Result<bool, StoreError> {
+        let key = find(app, &self.hash, self.client).await?;
+        Ok(key.is_some_and(|key| key.name == self.key.name))
+    }
+}
 
 impl FromRequestParts<Arc<App>> for Authorized {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Authorized, Response> {
         let client = ClientAddress::from_request_parts(parts, app).await.map_err(IntoResponse::into_response)?;
-        let key = given(&parts.headers).ok_or_else(unauthorized)?;
-        let key = find(app, hash_of(key), client).await.map_err(|error| unavailable(&error))?;
+        let hash = hash_of(given(&parts.headers).ok_or_else(unauthorized)?);
+        let key = find(app, &hash, client).await.map_err(|error| unavailable(&error))?;
         let key = key.ok_or_else(unauthorized)?;
         if let Some(user) = parts.extensions.get::<AuthenticatedUser>() {
             user.set(key.user.id);
         }
-        Ok(Authorized(key))
+        Ok(Authorized { key, hash, client })
     }
 }
 
-async fn find(
-    app: &App,
-    hash: String,
-    ClientAddress(client): ClientAddress,
-) -> Result<Option<Arc<ApiKey>>, StoreError> {
+async fn find(app: &App, hash: &str, ClientAddress(client): ClientAddress) -> Result<Option<Arc<ApiKey>>, StoreError> {
     let now = Instant::now();
-    if let Some(key) = app.api_keys.known(&hash, now) {
+    if let Some(key) = app.api_keys.known(hash, now) {
         return Ok(Some(key));
     }
     let is_of_file = app.settings.api_key.as_ref().is_some_and(|key| key.hash == hash);
-    let key = if is_of_file { Some(file_key(app).await?) } else { app.store.api_key(&hash, client).await? };
+    let key = if is_of_file { Some(file_key(app).await?) } else { app.store.api_key(hash, client).await? };
     let key = key.map(Arc::new);
     if let Some(key) = &key {
-        app.api_keys.remember(hash, key, now);
+        app.api_keys.remember(hash.to_owned(), key, now);
     }
     Ok(key)
 }

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
+use uproar_core::protocol::check_live_name;
 use uproar_core::protocol::data::{self, Publish};
 use uproar_core::protocol::{PERMISSION_DENIED, UNKNOWN_CHANNEL, UNRECOVERABLE_POSITION};
 use uproar_model::{Refusal, User, check_message_id, fold_name};
@@ -50,7 +51,11 @@ impl<'a> Target<'a> {
                     .map(Target::Room)
                     .map_err(|error| MethodError::new(UNKNOWN_CHANNEL, format!("the name of the room {error}")))
             }
-            Some(("live", name)) if !name.is_empty() => Ok(Target::Live(name)),
+            Some(("live", name)) => {
+                // Nobody could ever subscribe to another one.
+                check_live_name(name).map_err(|error| MethodError::new(UNKNOWN_CHANNEL, error))?;
+                Ok(Target::Live(name))
+            }
             Some(("user", name)) if !name.is_empty() => Ok(Target::User(name)),
             _ => {
                 let text = "the channels are room:NAME, live:NAME and user:USER";
@@ -110,11 +115,14 @@ impl Caller {
 
     /// The response for one channel of a broadcast, as JSON.
     async fn broadcast_in(&self, number: usize, channel: &str, outgoing: &Outgoing) -> String {
-        let answered = match self.may_continue(number) {
-            Ok(()) => self.publish_in(channel, outgoing).await,
-            Err(error) => Err(error),
+        let (answered, target) = match self.may_continue(number).await {
+            Ok(()) => {
+                let author = author_in(&outgoing.data).map(|author| format!(" as {author}")).unwrap_or_default();
+                (self.publish_in(channel, outgoing).await, format!("{channel}{author}"))
+            }
+            Err(error) => (Err(error), String::new()),
         };
-        self.note(Cow::Borrowed("broadcast"), channel, answered.as_ref().err());
+        self.note(Cow::Borrowed("broadcast"), &target, answered.as_ref().err());
         match answered {
             Ok(result) => format!("{{\"result\":{result}}}"),
             Err(error) => format!("{{\"error\":{}}}", error.to_json()),
@@ -122,11 +130,11 @@ impl Caller {
     }
 
     /// Whether a broadcast may go on with the channel at this position. The first one was counted as the command.
-    fn may_continue(&self, number: usize) -> Answered<()> {
+    async fn may_continue(&self, number: usize) -> Answered<()> {
         if !self.has_time() {
             return Err(MethodError::no_time());
         }
-        if number == 0 { Ok(()) } else { self.take_rate() }
+        if number == 0 { Ok(()) } else { self.admit().await }
     }
 
     async fn publish_in(&self, channel: &str, outgoing: &Outgoing) -> Answered {
@@ -197,6 +205,15 @@ impl Caller {
     }
 }
 
+/// How this data names the author of the message, if it does.
+pub(super) fn author_in(data: &str) -> Option<String> {
+    // Most data does not, and need not be parsed again.
+    if !data.contains("\"as\"") {
+        return None;
+    }
+    Params::of(data).ok()?.id("as").ok()?
+}
+
 /// The id of a message, which the caller may give in two places.
 fn one_id(key: Option<&str>, id: Option<String>) -> Answered<Option<String>> {
     let Some(key) = key else { return Ok(id) };
@@ -229,6 +246,10 @@ mod tests {
         assert!(matches!(Target::of("live:a:b"), Ok(Target::Live("a:b"))));
         assert!(matches!(Target::of("user:7"), Ok(Target::User("7"))));
         for channel in ["", "lobby", "room:", "live:", "user:", "rooms:x", "ROOM:x", "room:a\0"] {
+            assert_eq!(Target::of(channel).err().map(|error| error.code), Some(102), "{channel}");
+        }
+        assert!(matches!(Target::of("live:lobby/x"), Ok(Target::Live("lobby/x"))));
+        for channel in ["live:Lobby/x", "live:a\nb", &format!("live:{}", "x".repeat(256))] {
             assert_eq!(Target::of(channel).err().map(|error| error.code), Some(102), "{channel}");
         }
         assert_eq!(Target::of(&format!("live:{}", "x".repeat(600))).err().map(|error| error.code), Some(107));

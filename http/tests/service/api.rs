@@ -548,6 +548,7 @@ async fn a_renamed_user_keeps_their_tokens() {
     minted.token = Some(server.tokens.mint("ann", server.store.clock().unix_s(), 3600));
     let renamed = backend.call("rename_user", json!({"user": ann.user_id, "username": "Anna"})).await;
     assert_eq!(renamed, json!({"user": ann.user_id, "username": "Anna"}));
+    assert_eq!(server.notified(), [(ann.user_id.clone(), "renamed", "Anna".to_owned())]);
     for client in [&mut ann, &mut minted] {
         let me = client.get("/me").await.expect(200);
         assert_eq!((&me["user"]["id"], &me["user"]["username"]), (&renamed["user"], &json!("Anna")));
@@ -686,6 +687,13 @@ async fn the_connections_of_a_user_are_managed() {
         ("disconnect", json!({"user": "1", "whitelist": vec!["c"; 65]}), 107),
         ("disconnect", json!({"user": "1", "disconnect": {"code": 99}}), 107),
         ("disconnect", json!({"user": "1", "disconnect": {"kode": 3000}}), 107),
+        ("disconnect", json!({"user": "1", "disconnect": {"code": 5000}}), 107),
+        ("disconnect", json!({"user": "1", "disconnect": {"code": 2999}}), 107),
+        ("disconnect", json!({"user": "1", "disconnect": {"code": "4000"}}), 107),
+        ("disconnect", json!({"user": "1", "disconnect": {"reason": "x".repeat(124)}}), 107),
+        ("disconnect", json!({"user": "1", "disconnect": {"reason": "404"}}), 107),
+        ("disconnect", json!({"user": "1", "disconnect": {"reason": "{\"reconnect\":true}"}}), 107),
+        ("disconnect", json!({"user": "1", "disconnect": 4000}), 107),
         ("disconnect", json!({"user": "1", "session": "s"}), 108),
         ("refresh", json!({"user": "1", "expire_at": "soon"}), 107),
         ("refresh", json!({"user": "1", "expired": 1}), 107),
@@ -716,4 +724,95 @@ async fn a_blocked_user_has_no_valid_token() {
             assert_eq!(backend.fails(method, params.clone()).await, code, "{method} {params}");
         }
     }
+}
+
+/// Neither the audit log's memory nor the server was protected from methods that do not exist.
+#[tokio::test]
+async fn methods_that_do_not_exist_are_counted_too() {
+    let limits = Limits { api_rate_per_second: 1, api_burst_limit: 3, ..Limits::default() };
+    let server = server_with(Settings { limits, ..settings() }).await;
+    let mut backend = backend(&server).await;
+    let commands: Vec<Value> = (0..6).map(|number| json!({format!("nothing-{number}"): {}})).collect();
+    let body = json!({"commands": commands}).to_string();
+    let answer = backend.raw("/api/batch", &[], &body).await.expect(200);
+    let codes: Vec<u64> =
+        answer["replies"].as_array().unwrap().iter().map(|reply| reply["error"]["code"].as_u64().unwrap()).collect();
+    assert_eq!(codes, [104, 104, 104, 111, 111, 111]);
+    server.service.finish_audit().await;
+    let mut noted: Vec<_> =
+        server.store.audit(100).await.unwrap().into_iter().map(|row| (row.target, row.times)).collect();
+    noted.sort();
+    let expected = [("", 3), ("nothing-0", 1), ("nothing-1", 1), ("nothing-2", 1)];
+    assert_eq!(noted, expected.map(|(target, times)| (target.to_owned(), times)), "refused ones are counted together");
+}
+
+/// A batch went on for as long as it liked.
+#[tokio::test]
+async fn a_key_that_is_removed_ends_what_it_is_doing() {
+    let server = server().await;
+    let mut backend = backend(&server).await;
+    room(&server, "a", backend.bot, RoomKind::Public).await;
+    let (started, mut has_started) = tokio::sync::mpsc::unbounded_channel();
+    let (open, gate) = tokio::sync::watch::channel(false);
+    *server.chat.gate.lock().unwrap() = Some((started, gate));
+    let mut other = Backend { client: server.client().await, key: "all", bot: backend.bot };
+    let batch = tokio::spawn(async move {
+        let publish = json!({"publish": {"channel": "room:a", "data": {"text": "x"}}});
+        let body = json!({"commands": [publish, publish, publish]}).to_string();
+        backend.raw("/api/batch", &[], &body).await.expect(200)
+    });
+    soon(has_started.recv()).await.unwrap();
+    assert!(server.store.remove_api_key("key-all").await.unwrap());
+    soon(async { while other.raw("/api/info", &[], "").await.status != 401 {} }).await;
+    open.send(true).unwrap();
+    let answer = soon(batch).await.unwrap();
+    let codes: Vec<Option<u64>> =
+        answer["replies"].as_array().unwrap().iter().map(|reply| reply["error"]["code"].as_u64()).collect();
+    assert_eq!(codes, [None, Some(103), Some(103)], "{answer}");
+}
+
+/// A thousand pages of history were put together in memory.
+#[tokio::test]
+async fn the_answers_to_one_request_have_a_bound() {
+    let limits = Limits { api_response_limit_bytes: 4096, ..Limits::default() };
+    let server = server_with(Settings { limits, ..settings() }).await;
+    let mut backend = backend(&server).await;
+    room(&server, "a", backend.bot, RoomKind::Public).await;
+    backend.call("publish", json!({"channel": "room:a", "data": {"text": "x".repeat(1500)}})).await;
+    let history = json!({"history": {"channel": "room:a", "limit": 1}});
+    for parallel in [false, true] {
+        let body = json!({"commands": vec![history.clone(); 50], "parallel": parallel}).to_string();
+        let answer = backend.raw("/api/batch", &[], &body).await;
+        assert!(answer.body.len() < 30_000, "{}", answer.body.len());
+        let replies = answer.expect(200)["replies"].clone();
+        let read = replies.as_array().unwrap().iter().filter(|reply| reply["history"].is_object()).count();
+        assert!((3..=3 + 4).contains(&read), "{read}");
+        let refused = replies.as_array().unwrap().iter().find(|reply| reply["error"].is_object()).unwrap();
+        assert_eq!(refused["error"]["code"], 106);
+        assert!(refused["error"]["message"].as_str().unwrap().contains("api_response_limit_bytes"), "{refused}");
+    }
+    let line = json!({"method": "history", "params": {"channel": "room:a", "limit": 1}}).to_string();
+    let answer = backend.raw("/api", &[], &line.repeat(50)).await;
+    assert!(answer.body.len() < 30_000 && answer.text().lines().count() == 50);
+    // The next request begins anew.
+    backend.call("history", json!({"channel": "room:a", "limit": 1})).await;
+}
+
+#[tokio::test]
+async fn a_live_channel_that_nobody_can_join_is_an_error() {
+    let server = server().await;
+    let mut backend = backend(&server).await;
+    for name in ["Lobby/x", "a\nb", &"x".repeat(256), ""] {
+        for (method, params) in [
+            ("publish", json!({"data": 1})),
+            ("presence", json!({})),
+            ("presence_stats", json!({})),
+            ("unsubscribe", json!({"user": "1"})),
+        ] {
+            let mut params = params;
+            params["channel"] = format!("live:{name}").into();
+            assert_eq!(backend.fails(method, params).await, 102, "{method} {name}");
+        }
+    }
+    backend.call("publish", json!({"channel": "live:lobby/x", "data": 1})).await;
 }
