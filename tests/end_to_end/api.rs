@@ -1,7 +1,8 @@
 //! The server API with a real server: keys made by the command, messages that reach rooms, and Centrifugo's own server
 //! library for Python.
 
-use crate::client::{Http, Response, User, Ws, within};
+use crate::centrifuge::Wire;
+use crate::client::{Http, Received, Response, User, Ws, within};
 use crate::databases::Kind;
 use crate::sdk_client::installed;
 use crate::server::{Server, assert_contains, number, run, text, until};
@@ -20,10 +21,12 @@ on_each_database! {
     keys_are_managed_without_a_server
     the_audit_log_survives_a_stop
     what_backends_close_is_closed_on_every_node
+    clients_of_both_protocols_are_told_the_same
+    large_batches_are_answered_completely
 }
 
 /// Runs `uproar api-key` for a server.
-async fn api_key(server: &Server, arguments: &[&str]) -> Output {
+pub async fn api_key(server: &Server, arguments: &[&str]) -> Output {
     let data = server.setup.data();
     let database = server.setup.arguments();
     let database = database.iter().skip_while(|word| *word != "--database").nth(1).cloned();
@@ -37,7 +40,7 @@ async fn api_key(server: &Server, arguments: &[&str]) -> Output {
 }
 
 #[track_caller]
-fn printed(output: &Output) -> String {
+pub fn printed(output: &Output) -> String {
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout.clone()).unwrap().trim_end().to_owned()
 }
@@ -53,7 +56,7 @@ async fn send(port: u16, path: &str, key: &str, body: &Value) -> Response {
     http.request("POST", path, &[("X-API-Key", key)], Some(body)).await.expect("an answer")
 }
 
-async fn call(server: &Server, method: &str, key: &str, params: Value) -> Value {
+pub async fn call(server: &Server, method: &str, key: &str, params: Value) -> Value {
     let answer = send(server.port, &format!("/api/{method}"), key, &params).await.expect(200);
     assert!(answer["error"].is_null(), "{method} {params}: {answer}");
     answer["result"].clone()
@@ -108,9 +111,10 @@ async fn the_library_of_centrifugo_for_python_works_unchanged(kind: Kind) {
     let scopes = "publish,read,manage,impersonate";
     let added = api_key(&server, &["add", "cent", "--user", "bot", "--scope", scopes, "--users", "username"]).await;
     let (key, url) = (printed(&added), format!("http://127.0.0.1:{}/api", server.port));
+    let reader = printed(&api_key(&server, &["add", "reader", "--user", "bot", "--scope", "read"]).await);
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdk/cent_surface.py");
     let mut command = Command::new(installed("python/bin/python"));
-    command.arg("-B").arg(script).args([&url, &key, &"ann".to_owned()]).kill_on_drop(true);
+    command.arg("-B").arg(script).args([&url, &key, &reader, &"ann".to_owned()]).kill_on_drop(true);
     let output = within("the script ends", command.output()).await.unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(String::from_utf8_lossy(&output.stdout), "done\n", "{errors}\n{}", server.setup.log());
@@ -137,6 +141,12 @@ async fn requests_of_other_libraries_are_answered_as_they_expect(kind: Kind) {
     let apikey = format!("apikey {key}");
     let (old, new) = ([("Authorization", apikey.as_str())], [("X-API-Key", key.as_str())]);
     let json = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_else(|_| panic!("{text}"));
+
+    // Both headers, with both forms.
+    for headers in [&old, &new] {
+        assert!(json(&post("/api/info", headers, "{}").await)["result"]["nodes"].is_array());
+        assert!(json(&post("/api", headers, r#"{"method":"info","params":{}}"#).await)["result"]["nodes"].is_array());
+    }
 
     // gocent 3: a pipe of commands with a line each. It decodes as many replies as it sent commands.
     let pipe = "{\"method\":\"publish\",\"params\":{\"channel\":\"room:r\",\"data\":{\"text\":\"go\"}}}\n\
@@ -236,6 +246,113 @@ async fn what_backends_close_is_closed_on_every_node(kind: Kind) {
     at_ann.round_trip("Nobody else was disturbed").await;
     let mut at_ben = server.join(&again, "room=r").await;
     at_ben.round_trip("I am back").await;
+}
+
+/// On two nodes, the two connections are on different ones.
+async fn clients_of_both_protocols_are_told_the_same(kind: Kind) {
+    let server = Server::start(kind, &[]).await;
+    let (ann, ben) = (server.sign_up("ann").await, server.sign_up("ben").await);
+    server.create_room(&ann, "r").await;
+    let key = printed(&api_key(&server, &["add", "crm", "--user", "CRM"]).await);
+    let user = server.user_id(&ben).await;
+    let now_s = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let connect = async || {
+        let plain = server.join(&ben, "room=r").await;
+        let mut sdk = Wire::connect(&server, &ben).await;
+        sdk.result(2, "subscribe", json!({"channel": "room:r"})).await;
+        (plain, sdk)
+    };
+    let closed = async |plain: &mut Ws| {
+        loop {
+            match plain.next().await {
+                Received::Closed(code, reason) => return (code.expect("a code"), reason),
+                Received::Text(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    for (method, params, code, reason) in [
+        ("disconnect", json!({}), 3503, "force disconnect"),
+        ("disconnect", json!({"disconnect": {"code": 4123, "reason": "tschüss"}}), 4123, "tschüss"),
+        ("disconnect", json!({"whitelist": ["somebody-else"]}), 3503, "force disconnect"),
+        ("refresh", json!({"expired": true}), 3005, "connection expired"),
+        ("refresh", json!({"expire_at": now_s - 60}), 3005, "connection expired"),
+    ] {
+        let (mut plain, mut sdk) = connect().await;
+        let mut params = params;
+        params["user"] = user.as_str().into();
+        call(&server, method, &key, params.clone()).await;
+        let expected = (code, reason.to_owned());
+        assert_eq!((closed(&mut plain).await, sdk.closed().await), (expected.clone(), expected), "{method} {params}");
+    }
+    // What names no connection of this user does nothing. Nor do presence and clients depend on the node that answers.
+    let (mut plain, mut sdk) = connect().await;
+    let channel = json!({"channel": "room:r"});
+    until("both are present", async || {
+        call(&server, "presence_stats", &key, channel.clone()).await["num_clients"] == 2
+    })
+    .await;
+    let present = call(&server, "presence", &key, channel.clone()).await["presence"].clone();
+    let clients: Vec<&String> = present.as_object().unwrap().keys().collect();
+    let other = server.user_id(&ann).await;
+    for (method, params) in [
+        ("disconnect", json!({"user": user, "client": "0-0-0"})),
+        ("disconnect", json!({"user": user, "client": "not an id"})),
+        ("disconnect", json!({"user": other, "client": clients[0]})),
+        ("disconnect", json!({"user": user, "whitelist": clients})),
+        ("unsubscribe", json!({"user": other, "channel": "room:r"})),
+        ("unsubscribe", json!({"user": user, "channel": "room:q"})),
+        ("refresh", json!({"user": user, "client": "0-0-0", "expired": true})),
+        ("refresh", json!({"user": user, "expire_at": now_s + 3600})),
+    ] {
+        assert_eq!(call(&server, method, &key, params).await, json!({}));
+    }
+    assert_eq!(plain.round_trip("still here").await.1, "still here");
+    assert_eq!(sdk.push("room:r", "pub").await["data"]["text"], "still here");
+    // A plain connection has only this subscription; the other one keeps its connection.
+    call(&server, "unsubscribe", &key, json!({"user": user, "channel": "room:R"})).await;
+    assert_eq!(closed(&mut plain).await, (3503, "force disconnect".to_owned()));
+    let unsubscribed = json!({"code": 2000, "reason": "server unsubscribe"});
+    assert_eq!(sdk.push("room:r", "unsubscribe").await, unsubscribed);
+    sdk.result(3, "subscribe", json!({"channel": "room:r"})).await;
+    call(&server, "block_user", &key, json!({"user": user})).await;
+    assert_eq!(sdk.closed().await, (3503, "force disconnect".to_owned()));
+}
+
+async fn large_batches_are_answered_completely(kind: Kind) {
+    let server = Server::start(kind, &[]).await;
+    let key = printed(&api_key(&server, &["add", "crm", "--user", "CRM"]).await);
+    call(&server, "create_room", &key, json!({"name": "r"})).await;
+    // One after the other, and at the same time: each answer is in its place.
+    for parallel in [false, true] {
+        let publish = |number: usize| json!({"publish": {"channel": "room:r", "data": {"text": "x", "meta": number}}});
+        let commands: Vec<Value> = (0..300).map(publish).collect();
+        let body = json!({"commands": commands, "parallel": parallel});
+        let replies = send(server.port, "/api/batch", &key, &body).await.expect(200)["replies"].clone();
+        let offset = |reply: &Value| reply["publish"]["offset"].as_u64().unwrap_or_else(|| panic!("{reply}"));
+        let offsets: Vec<u64> = replies.as_array().unwrap().iter().map(offset).collect();
+        assert_eq!(offsets.len(), 300);
+        assert!(parallel || offsets.is_sorted(), "{offsets:?}");
+        for (number, offset) in [(0, offsets[0]), (150, offsets[150]), (299, offsets[299])] {
+            let params = json!({"channel": "room:r", "limit": 1, "since": {"offset": offset - 1}});
+            let page = call(&server, "history", &key, params).await;
+            assert_eq!(page["publications"][0]["data"]["meta"], number, "{page}");
+        }
+    }
+    // The same key in several requests at once: one of them stores the message, and all get its offset.
+    let params = json!({"channel": "room:r", "data": {"text": "once"}, "idempotency_key": "once"});
+    let sent = (0..8).map(|_| call(&server, "publish", &key, params.clone()));
+    let sent = futures_util::future::join_all(sent).await;
+    assert!(sent.iter().all(|result| *result == sent[0]), "{sent:?}");
+    assert_eq!(sent[0]["offset"], 601);
+    // The older form, with as many lines as are allowed.
+    let lines = "{\"method\":\"presence_stats\",\"params\":{\"channel\":\"live:x\"}}\n".repeat(1000);
+    let mut http = Http::connect(server.port).await.unwrap();
+    let head = format!("POST /api HTTP/1.1\r\nHost: x\r\nX-API-Key: {key}\r\nContent-Length: {}\r\n\r\n", lines.len());
+    http.write(format!("{head}{lines}").as_bytes()).await.unwrap();
+    let answer = http.receive().await.unwrap();
+    let answer = String::from_utf8(answer.body).unwrap();
+    assert_eq!(answer.lines().filter(|line| line.starts_with("{\"result\":{\"num_clients\":0")).count(), 1000);
 }
 
 async fn the_audit_log_survives_a_stop(kind: Kind) {

@@ -4,14 +4,15 @@
 //! The load (see `load.rs`) is spread over all nodes. It compares what was acknowledged and what each client has seen
 //! with what is stored.
 
-use crate::client::{Received, User, Ws, within};
+use crate::api::{api_key, call, printed};
+use crate::client::{Http, Received, User, Ws, within};
 use crate::cluster::until_connected;
 use crate::databases::{Backdoor, new_postgres_database, private_postgres, skip_without_own_postgres};
 use crate::failover::{End, Pair};
 use crate::load::{Load, View, assert_in_order_of_each_sender};
 use crate::nodes::{Bus, Cluster, node_setup};
 use crate::proxy::Proxy;
-use crate::server::{Server, text, until};
+use crate::server::{Server, assert_contains, text, until};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -221,6 +222,58 @@ async fn deliveries_go_on_while_the_bus_is_cut() {
     mend_notify(&mut backdoor).await;
     terminate(&mut backdoor, SENDING, "ALL").await;
     watcher.expect_quick(&cluster.nodes).await;
+}
+
+/// A backend is told that it is not known whether all nodes have done what it asked for, and may ask again.
+#[tokio::test]
+async fn a_backend_learns_that_a_node_does_not_answer() {
+    let options = ["--limit", "survey_timeout_ms=500"];
+    let cluster = Cluster::start(2, &options).await;
+    until_connected(&cluster).await;
+    let [a, b] = &cluster.nodes[..] else { panic!("two nodes") };
+    let key = printed(&api_key(a, &["add", "crm", "--user", "CRM"]).await);
+    let ann = b.sign_up("Ann").await;
+    b.create_room(&ann, "lobby").await;
+    let user = b.user_id(&ann).await;
+    let mut on_b = b.join(&ann, "room=lobby").await;
+    let channel = json!({"channel": "room:lobby"});
+    until("the client is known", async || call(a, "presence_stats", &key, channel.clone()).await["num_clients"] == 1)
+        .await;
+    b.signal("STOP").await;
+    for (method, params) in [
+        ("presence", channel.clone()),
+        ("presence_stats", channel.clone()),
+        ("channels", json!({})),
+        ("disconnect", json!({"user": user})),
+        ("unsubscribe", json!({"user": user, "channel": "room:lobby"})),
+        ("refresh", json!({"user": user})),
+    ] {
+        let mut http = Http::connect(a.port).await.expect("no connection");
+        let path = format!("/api/{method}");
+        let answer = http.request("POST", &path, &[("X-API-Key", &key)], Some(&params)).await.expect("an answer");
+        let error = &answer.expect(200)["error"];
+        // Once the node is taken for dead, its clients do not count.
+        if !error.is_null() {
+            assert_eq!(error["code"], 100, "{method}: {error}");
+            assert_contains(&text(&error["message"]), &["not every node"]);
+        }
+    }
+    // What is only about rooms goes on.
+    let message = json!({"channel": "room:lobby", "data": {"text": "meanwhile"}});
+    call(a, "publish", &key, message).await;
+    b.signal("CONT").await;
+    // It has heard what it was asked to do, or its clients have come back.
+    until("the node answers", async || {
+        let mut http = Http::connect(a.port).await.expect("no connection");
+        let headers = [("X-API-Key", key.as_str())];
+        let params = json!({"user": user});
+        let answer = http.request("POST", "/api/disconnect", &headers, Some(&params)).await.expect("an answer");
+        answer.expect(200)["error"].is_null()
+    })
+    .await;
+    assert_eq!(on_b.close_code().await, Some(3503));
+    until("the node is ready", async || b.get("/readyz", "").await.status == 200).await;
+    until("nobody is there", async || call(a, "presence_stats", &key, channel.clone()).await["num_clients"] == 0).await;
 }
 
 /// A stopped process knows nothing of what has happened meanwhile, and has input that it has not read.

@@ -4,6 +4,7 @@
 //! clients and tests. `UPROAR_TEST_DATABASE=sqlite` (or `postgres`) and `UPROAR_TEST_SHARDS=1` set them for all tests,
 //! as `make test-all` does.
 
+use crate::api::{api_key, call, printed};
 use crate::client::{User, Ws};
 use crate::databases::Kind;
 use crate::sdk_client::{Driver, Sdk, Subscription, assert_failed};
@@ -72,6 +73,8 @@ with_each_client! {
     silent_clients_are_disconnected_and_busy_ones_are_pinged
     large_content_is_split_into_messages_within_the_limit
     crossing_unsubscribes_and_subscribes_leave_both_sides_agreeing
+    backends_act_on_connections_with_the_codes_they_choose
+    users_that_backends_create_rename_and_add_learn_of_it
 }
 
 /// Varies the database and the number of shards: any four successive tests run all combinations with each client.
@@ -1019,4 +1022,177 @@ async fn crossing_unsubscribes_and_subscribes_leave_both_sides_agreeing(sdk: Sdk
         assert!(codes.iter().all(|code| [0, 2000].contains(code)), "{codes:?}");
     }
     assert_eq!(client.skipped_states(), 0);
+}
+
+/// The key of a backend that may do everything.
+async fn backend_key(server: &Server) -> String {
+    printed(&api_key(server, &["add", "crm", "--user", "CRM", "--scope", "publish,read,manage,impersonate"]).await)
+}
+
+async fn backends_act_on_connections_with_the_codes_they_choose(sdk: Sdk, kind: Kind, shards: &str) {
+    let (server, driver) = start(sdk, kind, shards, &[]).await;
+    let key = backend_key(&server).await;
+    let (ann, bob) = (server.user("ann").await, server.user("bob").await);
+    server.create_room(&ann, "r").await;
+    let user = server.user_id(&bob).await;
+    let act = async |method: &str, mut params: Value| {
+        params["user"] = json!(user);
+        call(&server, method, &key, params).await
+    };
+    let phone = driver.create("phone", json!({"token": bob.token})).await;
+    let connected = async || {
+        let event = phone.expect_state("connected").await;
+        text(&event["id"])
+    };
+    phone.start_connecting().await;
+    let mut id = connected().await;
+    let desk = driver.connect("desk", &bob.token).await;
+    let (in_phone, in_desk) = (phone.subscribe("room:r", json!({})).await, desk.subscribe("room:r", json!({})).await);
+
+    // One subscription, and all of them. Afterwards the SDK does not subscribe by itself, but the user may.
+    act("unsubscribe", json!({"channel": "room:r", "client": id})).await;
+    assert_eq!(in_phone.becomes("unsubscribed").await, 2000);
+    in_desk.publish_text("the other one stays").await;
+    assert_eq!(in_desk.message().await.1, "the other one stays");
+    assert_eq!(in_phone.status().await, "unsubscribed");
+    phone.subscribe("room:r", json!({})).await;
+    assert_eq!(in_phone.message().await.1, "the other one stays", "it recovers");
+    act("unsubscribe", json!({"channel": "room:r"})).await;
+    for subscription in [&in_phone, &in_desk] {
+        assert_eq!(subscription.becomes("unsubscribed").await, 2000);
+        subscription.client.subscribe("room:r", json!({})).await;
+    }
+
+    // Codes after which SDKs connect again, and recover.
+    for (code, reason) in [(3000, "a deploy"), (3499, "moved"), (4000, "1 2"), (4499, "\u{fc}ber")] {
+        let disconnect = json!({"code": code, "reason": reason});
+        act("disconnect", json!({"client": id, "disconnect": disconnect})).await;
+        let event = phone.expect_state("connecting").await;
+        assert_eq!((number(&event["code"]), text(&event["reason"])), (code, reason.to_owned()), "{event}");
+        assert_eq!(phone.socket_closes().await, (code, reason.to_owned()));
+        id = connected().await;
+        in_phone.recovers().await;
+    }
+    // Codes after which they do not.
+    let own = |code: u64| json!({"code": code, "reason": "bye"});
+    for (disconnect, code, reason) in [
+        (Value::Null, 3503, "force disconnect"),
+        (json!({"reason": "bye"}), 3503, "bye"),
+        (json!({"code": 4500}), 4500, "force disconnect"),
+        (own(3500), 3500, "bye"),
+        (own(3999), 3999, "bye"),
+        (own(4999), 4999, "bye"),
+    ] {
+        act("disconnect", json!({"client": id, "disconnect": disconnect})).await;
+        let event = phone.expect_state("disconnected").await;
+        assert_eq!((number(&event["code"]), text(&event["reason"])), (code, reason.to_owned()), "{event}");
+        assert_eq!(phone.socket_closes().await, (code, reason.to_owned()));
+        phone.start_connecting().await;
+        id = connected().await;
+        in_phone.recovers().await;
+    }
+    assert_eq!(desk.skipped_states(), 0, "only the named client was disconnected");
+
+    // Those that are spared.
+    act("disconnect", json!({"whitelist": [id, "nobody"]})).await;
+    assert_eq!(desk.becomes("disconnected").await, 3503);
+    in_phone.publish_text("spared").await;
+    assert_eq!(in_phone.message().await.1, "spared");
+    desk.connect().await;
+    in_desk.recovers().await;
+    assert_eq!(in_desk.message().await.1, "spared");
+
+    // A connection that has expired, or does so in an hour.
+    let now_s = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
+    for expired in [json!({"expired": true}), json!({"expire_at": now_s - 60})] {
+        let mut params = expired;
+        params["client"] = json!(id);
+        act("refresh", params).await;
+        assert_eq!(phone.becomes("connecting").await, 3005);
+        assert_eq!(phone.socket_closes().await.0, 3005);
+        id = connected().await;
+        in_phone.recovers().await;
+    }
+    act("refresh", json!({"expire_at": now_s + 3600})).await;
+    act("refresh", json!({})).await;
+    in_phone.publish_text("still there").await;
+    assert_eq!(in_phone.message().await.1, "still there");
+    assert_eq!((phone.skipped_states(), desk.skipped_states()), (0, 0));
+
+    // Tokens that are taken away, and a user who is blocked.
+    act("invalidate_user_tokens", json!({})).await;
+    for client in [&phone, &desk] {
+        assert_eq!(client.becomes("disconnected").await, 3503);
+        client.start_connecting().await;
+        assert_eq!(client.becomes("disconnected").await, 3500);
+    }
+    let cat = server.user("cat").await;
+    let of_cat = driver.connect("cat", &cat.token).await;
+    let user = server.user_id(&cat).await;
+    call(&server, "block_user", &key, json!({"user": user})).await;
+    assert_eq!(of_cat.becomes("disconnected").await, 3503);
+    of_cat.start_connecting().await;
+    assert_eq!(of_cat.becomes("disconnected").await, 3500);
+}
+
+async fn users_that_backends_create_rename_and_add_learn_of_it(sdk: Sdk, kind: Kind, shards: &str) {
+    let (server, driver) = start(sdk, kind, shards, &["join_leave_limit=100"]).await;
+    let key = backend_key(&server).await;
+    let ann = server.sign_up("ann").await;
+    call(&server, "create_room", &key, json!({"name": "team", "private": true})).await;
+    let created = call(&server, "create_user", &key, json!({"username": "zoe"})).await;
+    let (id, channel) = (text(&created["user"]), "room:team");
+
+    // Added before they ever connect, and while they are connected.
+    call(&server, "subscribe", &key, json!({"user": id, "channel": channel})).await;
+    let zoe = server.user("zoe").await;
+    assert_eq!(server.user_id(&zoe).await, id, "the token is for the same user");
+    let (at_zoe, at_ann) = (driver.connect("zoe", &zoe.token).await, driver.connect("ann", &ann.token).await);
+    let ann_id = server.user_id(&ann).await;
+    let of_ann = at_ann.user_channel(&ann_id).await;
+    let in_zoe = at_zoe.subscribe(channel, json!({})).await;
+    assert_eq!(at_ann.fail_to_subscribe(channel).await, 102, "a private room looks missing");
+    call(&server, "subscribe", &key, json!({"user": ann_id, "channel": channel})).await;
+    assert_eq!(of_ann.ephemeral("joined").await["data"], json!({"joined": "team"}));
+    assert_eq!(in_zoe.publication().await["data"], json!({"added": ann_id, "username": "ann"}));
+    let in_ann = at_ann.subscribe(channel, json!({})).await;
+    call(&server, "publish", &key, json!({"channel": channel, "data": {"text": "hello", "as": id}})).await;
+    for subscription in [&in_zoe, &in_ann] {
+        let event = subscription.publication().await;
+        let seen = (&event["data"]["text"], &event["user"], &event["conn_info"]["username"]);
+        assert_eq!(seen, (&json!("hello"), &json!(id), &json!("zoe")), "{event}");
+    }
+
+    // Renamed while they are connected: what they write from now on, and their presence, have the new name.
+    call(&server, "rename_user", &key, json!({"user": ann_id, "username": "Anna"})).await;
+    assert_eq!(of_ann.ephemeral("renamed").await["data"], json!({"renamed": "Anna"}));
+    let names = async || {
+        let present = in_zoe.presence().await.expect("who is there");
+        let present = present.as_object().expect("an object");
+        let mut names: Vec<String> = present.values().map(|info| text(&info["conn_info"]["username"])).collect();
+        names.sort();
+        names
+    };
+    until("the new name is there", async || names().await == ["Anna", "zoe"]).await;
+    let author_sees = async |words: &str| {
+        in_ann.publish_text(words).await;
+        for subscription in [&in_zoe, &in_ann] {
+            let event = subscription.publication().await;
+            assert_eq!((&event["data"]["text"], &event["conn_info"]["username"]), (&json!(words), &json!("Anna")));
+        }
+    };
+    author_sees("by Anna").await;
+    // Her token has the former name.
+    at_ann.drop_transport().await;
+    at_ann.expect_state("connected").await;
+    in_ann.recovers().await;
+    until("she is back", async || names().await == ["Anna", "zoe"]).await;
+    author_sees("still by Anna").await;
+
+    // Removed by the room's owner, who is the key's bot user.
+    let owner = server.user("CRM").await;
+    server.call("DELETE", "/rooms/team/members/anna", &owner.token, Value::Null).await.expect(200);
+    assert_eq!(in_ann.becomes("unsubscribed").await, 2000);
+    assert_eq!(of_ann.ephemeral("left").await["data"], json!({"left": "team"}));
+    assert_eq!(in_zoe.publication().await["data"], json!({"removed": ann_id, "username": "Anna"}));
 }

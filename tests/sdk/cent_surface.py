@@ -1,7 +1,7 @@
 """Calls every method of Centrifugo's server library for Python, with its synchronous and its asynchronous client.
 
-Arguments: the URL of the API, a key that may do everything and names users by username, and the name of a user with a
-connection in the room "r". Prints "done" if every answer is as expected.
+Arguments: the URL of the API, a key that may do everything and names users by username, a key that may only read, and
+the name of a user with a connection in the room "r". Prints "done" if every answer is as expected.
 """
 
 import asyncio
@@ -11,19 +11,12 @@ import uuid
 
 import cent
 
-URL, KEY, USER = sys.argv[1:]
+URL, KEY, READER, USER = sys.argv[1:]
 
 
 def expect(actual, expected):
     if actual != expected:
         raise AssertionError(f"{actual!r} instead of {expected!r}")
-
-
-class Failed:
-    """What must fail, with this code of the server."""
-
-    def __init__(self, code):
-        self.code = code
 
 
 async def call(client, method, request):
@@ -108,6 +101,8 @@ async def surface(client, name):
     # Only the node that answers is there, and the client may be on another one.
     expect([bool(node.uid and node.name and node.version) for node in nodes], [True])
 
+    await errors(client, channel, sent.epoch)
+
     batch = cent.BatchRequest(
         requests=[
             cent.PublishRequest(channel=channel, data={"text": "first"}),
@@ -118,6 +113,71 @@ async def surface(client, name):
     expect(replies[1].publications[0].data["text"], "first")
     batch.parallel = True
     expect(len((await call(client, "batch", batch)).replies), 2)
+
+
+async def errors(client, channel, epoch):
+    """Each method with what it can't do. `channel`: a room's, which has this epoch."""
+    at = cent.StreamPosition
+    for method, request, code in [
+        ("broadcast", cent.BroadcastRequest(channels=[], data={"text": "x"}), 107),
+        ("broadcast", cent.BroadcastRequest(channels=[channel], data={"text": "x"}, b64data="eHg="), 107),
+        ("publish", cent.PublishRequest(channel="lobby", data={"text": "x"}), 102),
+        ("publish", cent.PublishRequest(channel="live:Lobby/x", data={}), 102),
+        ("publish", cent.PublishRequest(channel=channel, data={"text": "x" * 20_000}), 106),
+        ("publish", cent.PublishRequest(channel=channel, data={"text": "x", "epoch": "other"}), 112),
+        ("publish", cent.PublishRequest(channel=channel, data={"text": "x", "as": "nobody"}), 107),
+        ("publish", cent.PublishRequest(channel=channel, data={"text": "x"}, idempotency_key="x" * 65), 107),
+        ("publish", cent.PublishRequest(channel=channel, data={"text": "x"}, delta=True), 108),
+        ("subscribe", cent.SubscribeRequest(user="nobody", channel=channel), 107),
+        ("subscribe", cent.SubscribeRequest(user=USER, channel="room:nowhere"), 102),
+        ("subscribe", cent.SubscribeRequest(user=USER, channel="live:x"), 108),
+        ("subscribe", cent.SubscribeRequest(user=USER, channel=channel, client="x"), 108),
+        ("subscribe", cent.SubscribeRequest(user=USER, channel=channel, info={"a": 1}), 108),
+        ("unsubscribe", cent.UnsubscribeRequest(user=USER, channel="nowhere"), 102),
+        ("unsubscribe", cent.UnsubscribeRequest(user=USER, channel=f"user:{USER}"), 108),
+        ("unsubscribe", cent.UnsubscribeRequest(user=USER, channel=channel, session="x"), 108),
+        ("disconnect", cent.DisconnectRequest(user=""), 107),
+        ("disconnect", cent.DisconnectRequest(user=USER, session="x"), 108),
+        ("disconnect", cent.DisconnectRequest(user=USER, whitelist=["x"] * 65), 107),
+        ("disconnect", cent.DisconnectRequest(user=USER, disconnect=cent.Disconnect(code=1000, reason="x")), 107),
+        ("disconnect", cent.DisconnectRequest(user=USER, disconnect=cent.Disconnect(code=4000, reason="{}")), 107),
+        ("refresh", cent.RefreshRequest(user=USER, session="x"), 108),
+        ("refresh", cent.RefreshRequest(user=USER, expire_at=-1), 107),
+        ("presence", cent.PresenceRequest(channel="room:nowhere"), 102),
+        ("presence", cent.PresenceRequest(channel=f"user:{USER}"), 108),
+        ("presence_stats", cent.PresenceStatsRequest(channel=""), 107),
+        ("presence_stats", cent.PresenceStatsRequest(channel="room:nowhere"), 102),
+        ("history", cent.HistoryRequest(channel="live:x"), 108),
+        ("history", cent.HistoryRequest(channel=channel, since=at(offset=1, epoch="other")), 112),
+        ("history", cent.HistoryRequest(channel=channel, limit=1, since=at(offset=0, epoch=epoch), reverse=True), 107),
+        ("history_remove", cent.HistoryRemoveRequest(channel=channel), 108),
+        ("channels", cent.ChannelsRequest(pattern="["), 107),
+        ("invalidate_user_tokens", cent.InvalidateUserTokensRequest(user="nobody"), 107),
+        ("invalidate_user_tokens", cent.InvalidateUserTokensRequest(user="bot", expire_at=7), 108),
+        ("block_user", cent.BlockUserRequest(user="nobody"), 107),
+        ("block_user", cent.BlockUserRequest(user="bot", expire_at=7), 108),
+        ("unblock_user", cent.UnblockUserRequest(user="nobody"), 107),
+        ("connections", cent.ConnectionsRequest(user=USER, expression=""), 104),
+    ]:
+        await expect_error(client, method, request, code)
+
+
+async def read_only(client):
+    """What a key without the other scopes gets."""
+    await call(client, "info", cent.InfoRequest())
+    for method, request in [
+        ("publish", cent.PublishRequest(channel="room:r", data={"text": "x"})),
+        ("broadcast", cent.BroadcastRequest(channels=["room:r"], data={"text": "x"})),
+        ("subscribe", cent.SubscribeRequest(user=USER, channel="room:r")),
+        ("unsubscribe", cent.UnsubscribeRequest(user=USER, channel="room:r")),
+        ("disconnect", cent.DisconnectRequest(user=USER)),
+        ("refresh", cent.RefreshRequest(user=USER, expired=True)),
+        ("block_user", cent.BlockUserRequest(user=USER)),
+        ("unblock_user", cent.UnblockUserRequest(user=USER)),
+        ("invalidate_user_tokens", cent.InvalidateUserTokensRequest(user=USER)),
+        ("history_remove", cent.HistoryRemoveRequest(channel="room:r")),
+    ]:
+        await expect_error(client, method, request, 103)
 
 
 async def call_extra(client, method, params):
@@ -140,9 +200,12 @@ async def expect_unauthorized(client):
 async def main():
     suffix = uuid.uuid4().hex[:8]
     await surface(cent.Client(URL, KEY), f"sync-{suffix}")
+    await read_only(cent.Client(URL, READER))
     await expect_unauthorized(cent.Client(URL, "wrong"))
     async with cent.AsyncClient(URL, KEY) as client:
         await surface(client, f"async-{suffix}")
+    async with cent.AsyncClient(URL, READER) as client:
+        await read_only(client)
     async with cent.AsyncClient(URL, "wrong") as client:
         await expect_unauthorized(client)
     print("done")
