@@ -133,8 +133,8 @@ pub struct CloseCode {
 }
 
 impl CloseCode {
-    /// A code from 3000 to 4999, and a reason of at most 123 bytes that is not JSON. After the codes 3000 to 3499 and 4000 to 4499, SDKs
-    /// connect again; after the others they do not.
+    /// A code from 3000 to 4999, and a reason of at most 123 bytes that is not JSON. After the codes 3000 to 3499 and
+    /// 4000 to 4499, SDKs connect again; after the others they do not.
     ///
     /// # Errors
     /// What is wrong.

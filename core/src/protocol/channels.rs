@@ -5,8 +5,8 @@ use uproar_model::fold_name;
 /// The longest name of a `live:` channel, without the prefix, in bytes.
 pub const LIVE_NAME_LIMIT_BYTES: usize = 255;
 
-/// Checks the name of a `live:` channel, without the prefix: 1 to 255 bytes, no control characters, and if it contains a
-/// `/`, the name of a room before the first one, as the server spells it.
+/// Checks the name of a `live:` channel, without the prefix: 1 to 255 bytes, no control characters, and if it contains
+/// a `/`, the name of a room before the first one, as the server spells it.
 ///
 /// # Errors
 /// What is wrong with it.

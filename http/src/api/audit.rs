@@ -16,8 +16,8 @@ use uproar_store::AuditEntry;
 const INTERVAL: Duration = Duration::from_millis(250);
 /// How long to wait after they could not be written.
 const RETRY: Duration = Duration::from_secs(1);
-/// Different entries that may wait: of all keys, and of one. Beyond that nothing more is done with keys, or with that one,
-/// until the database has taken them.
+/// Different entries that may wait: of all keys, and of one. Beyond that nothing more is done with keys, or with that
+/// one, until the database has taken them.
 const WAITING_LIMIT: usize = 40_000;
 const KEY_WAITING_LIMIT: usize = 10_000;
 /// Entries that are written in one transaction.

@@ -4,8 +4,8 @@
 //! `envelope` has the routes, and turns requests into commands and answers into responses. It knows no method. `caller`
 //! runs a command: it looks for the method, and checks the key's scopes and rate. The methods are in `publishing`,
 //! `connections`, `rooms`, `users` and `server`. They read their parameters with `params` and fail with the errors of
-//! `error`. `keys` finds the key of a request, `audit` writes down what was done with it, and `shares` bounds what a key
-//! has under way. `outbox` executes commands that did not come by HTTP.
+//! `error`. `keys` finds the key of a request, `audit` writes down what was done with it, and `shares` bounds what a
+//! key has under way. `outbox` executes commands that did not come by HTTP.
 
 mod audit;
 mod caller;

@@ -1,5 +1,5 @@
-//! How many commands each key has under way that concern all nodes. The chat takes a limited number of them, and one key
-//! must not take all.
+//! How many commands each key has under way that concern all nodes. The chat takes a limited number of them, and one
+//! key must not take all.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
