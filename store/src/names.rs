@@ -30,6 +30,36 @@ pub(crate) async fn is_user_lookalike(
     Ok(is_lookalike(db, users, username, &own).await? || is_lookalike(db, former, username, &own).await?)
 }
 
+/// Waits until nobody else is giving or taking these names of users, or names that look like them, and keeps others from
+/// it until the transaction ends. A unique index alone does not do: a name that looks like another one has another key,
+/// and a former name is in another table. On SQLite nobody else writes meanwhile.
+pub(crate) async fn claim(db: &mut DbConnection, usernames: &[&str]) -> Result<(), StoreError> {
+    if db.is_postgres() {
+        let skeletons: Vec<String> = usernames.iter().map(|name| skeleton(name)).collect();
+        let skeletons: Vec<&str> = skeletons.iter().map(String::as_str).collect();
+        // All take the locks in the same order, or two could wait for each other.
+        let sql = "SELECT count(pg_advisory_xact_lock(k.lock_key)) FROM (SELECT DISTINCT hashtextextended(t.name, 0)
+            AS lock_key FROM unnest($1::text[]) AS t(name) ORDER BY lock_key OFFSET 0) AS k";
+        db.execute(sql, &[Arg::Texts(&skeletons)]).await?;
+    }
+    Ok(())
+}
+
+/// The same for one name, without waiting. `false`: somebody else has it at this moment.
+async fn try_claim(db: &mut DbConnection, username: &str) -> Result<bool, StoreError> {
+    if !db.is_postgres() {
+        return Ok(true);
+    }
+    let sql = "SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0))";
+    Ok(db.optional::<(bool,)>(sql, &[Arg::Text(&skeleton(username))]).await? == Some((true,)))
+}
+
+/// Whether a new user can have this name, which nobody else can claim until the transaction ends. It does not wait, as
+/// two who try several names could wait for each other.
+pub(crate) async fn is_free(db: &mut DbConnection, username: &str) -> Result<bool, StoreError> {
+    Ok(try_claim(db, username).await? && !is_user_lookalike(db, username, None).await?)
+}
+
 /// Whether there is a room whose name looks like this one but is written in another script, or such a name is reserved
 /// for somebody else than the owner of the new room.
 pub(crate) async fn is_room_lookalike(

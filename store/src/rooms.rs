@@ -484,7 +484,8 @@ pub(crate) async fn is_leaving(
     member_key: &str,
 ) -> Result<bool, StoreError> {
     let sql = "SELECT u.id FROM users u JOIN members m ON m.user_id = u.id JOIN rooms r ON r.id = m.room_id
-        WHERE u.id = $1 AND u.username_key = $2 AND r.name = $3 AND m.role < 2";
+        WHERE u.id = $1 AND r.name = $3 AND m.role < 2 AND (u.username_key = $2
+            OR EXISTS (SELECT 1 FROM former_names f WHERE f.name_key = $2 AND f.user_id = u.id))";
     let args = [Arg::Int(actor.0), Arg::Text(member_key), Arg::Text(name)];
     Ok(db.optional::<(i64,)>(sql, &args).await?.is_some())
 }
@@ -533,7 +534,10 @@ pub(crate) fn may_remove(leaving: bool, actor: Option<Role>, member: Role) -> Re
     }
 }
 
-/// Ends a membership and appends the publication of it.
+/// How often a removal is tried because the member is renamed meanwhile.
+const RENAMINGS_LIMIT: usize = 4;
+
+/// Ends a membership and appends the publication of it. `member_key`: the member's name, or a former one.
 pub(crate) async fn remove_member(
     db: &mut DbConnection,
     name: &str,
@@ -541,14 +545,25 @@ pub(crate) async fn remove_member(
     member_key: &str,
 ) -> Result<Removal, RoomError> {
     let (room, _, actor_role) = look_up(db, name, actor).await?;
+    let mut key = users::current_key(db, member_key).await?.ok_or(RoomError::NoUser)?;
     if db.is_postgres() {
-        let (member, publication) = postgres::remove_member(db, room, actor, member_key).await?;
-        return Ok(Removal { room, member, publication });
+        for _ in 0..RENAMINGS_LIMIT {
+            match postgres::remove_member(db, room, actor, &key).await {
+                // Renamed since the statement before.
+                Err(RoomError::NoUser) => {
+                    key = users::current_key(db, member_key).await?.ok_or(RoomError::NoUser)?;
+                }
+                removed => {
+                    return removed.map(|(member, publication)| Removal { room, member, publication });
+                }
+            }
+        }
+        return Err(RoomError::NoUser);
     }
     let sql = "SELECT u.id, u.username, m.role, a.username
         FROM users u JOIN users a ON a.id = $3
         LEFT JOIN members m ON m.user_id = u.id AND m.room_id = $1 WHERE u.username_key = $2";
-    let args = [Arg::Int(room.0), Arg::Text(member_key), Arg::Int(actor.0)];
+    let args = [Arg::Int(room.0), Arg::Text(&key), Arg::Int(actor.0)];
     let found = db.optional::<(i64, String, Option<i64>, String)>(sql, &args).await?;
     let (member, username, role, actor_name) = found.ok_or(RoomError::NoUser)?;
     let leaving = member == actor.0;

@@ -31,6 +31,7 @@ fn token_generation_from(number: i64) -> u32 {
 }
 
 pub(crate) async fn create(db: &mut DbConnection, user: &NewUser) -> Result<Account, CreateUserError> {
+    names::claim(db, &[&user.username]).await?;
     if names::is_user_lookalike(db, &user.username, None).await? {
         return Err(CreateUserError::UsernameTaken);
     }
@@ -66,6 +67,7 @@ pub(crate) async fn create(db: &mut DbConnection, user: &NewUser) -> Result<Acco
 
 /// Creates a user without a password and an e-mail address.
 pub(crate) async fn create_bare(db: &mut DbConnection, username: &str, key: &str) -> Result<Account, CreateUserError> {
+    names::claim(db, &[username]).await?;
     if names::is_user_lookalike(db, username, None).await? || !insert_bare(db, username, key).await? {
         return Err(CreateUserError::UsernameTaken);
     }
@@ -94,9 +96,14 @@ pub(crate) async fn rename(
     username: &str,
     key: &str,
 ) -> Result<Account, RenameError> {
-    let sql = "SELECT username, username_key FROM users WHERE id = $1";
+    // Two changes of one user wait for each other, so that no name in between is lost.
+    let sql = match db.is_postgres() {
+        true => "SELECT username, username_key FROM users WHERE id = $1 FOR NO KEY UPDATE",
+        false => "SELECT username, username_key FROM users WHERE id = $1",
+    };
     let found = db.optional::<(String, String)>(sql, &[Arg::Int(user.0)]).await?;
     let (old_name, old_key) = found.ok_or(RenameError::NoUser)?;
+    names::claim(db, &[&old_name, username]).await?;
     let other = by_username(db, key).await?.filter(|other| other.id != user);
     if other.is_some() || names::is_user_lookalike(db, username, Some(user)).await? {
         return Err(RenameError::UsernameTaken);
@@ -121,6 +128,7 @@ pub(crate) async fn rename(
 
 /// The account with this name, created if there is none.
 pub(crate) async fn ensure(db: &mut DbConnection, username: &str, key: &str) -> Result<Account, CreateUserError> {
+    names::claim(db, &[username]).await?;
     insert_bare(db, username, key).await?;
     by_username(db, key).await?.ok_or_else(|| just_created_is_missing().into())
 }
@@ -131,6 +139,13 @@ pub(crate) async fn by_username(db: &mut DbConnection, key: &str) -> Result<Opti
         blocked_at IS NOT NULL FROM users WHERE id = coalesce((SELECT u.id FROM users u WHERE u.username_key = $1),
             (SELECT f.user_id FROM former_names f WHERE f.name_key = $1))";
     Ok(db.optional::<AccountRow>(sql, &[Arg::Text(key)]).await?.map(account_from))
+}
+
+/// The present key of the user who has this name, or whose name this was.
+pub(crate) async fn current_key(db: &mut DbConnection, key: &str) -> Result<Option<String>, StoreError> {
+    let sql = "SELECT username_key FROM users WHERE id = coalesce((SELECT u.id FROM users u WHERE u.username_key = $1),
+        (SELECT f.user_id FROM former_names f WHERE f.name_key = $1))";
+    Ok(db.optional::<(String,)>(sql, &[Arg::Text(key)]).await?.map(|(key,)| key))
 }
 
 pub(crate) async fn by_id(db: &mut DbConnection, user: UserId) -> Result<Option<Account>, StoreError> {
@@ -162,7 +177,7 @@ pub(crate) async fn ensure_identity(
     let mut created = None;
     for name in names::candidates(username, last_id) {
         let Ok(key) = fold_name(&name) else { continue };
-        if !names::is_user_lookalike(db, &name, None).await? && insert_bare(db, &name, &key).await? {
+        if names::is_free(db, &name).await? && insert_bare(db, &name, &key).await? {
             created = by_username(db, &key).await?;
             break;
         }

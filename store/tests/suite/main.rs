@@ -125,6 +125,10 @@ on_every_store! {
         pages_read_during_writes_are_consistent,
         concurrent_creations_of_one_name_succeed_once,
         concurrent_first_sights_of_one_identity_create_one_user,
+        a_name_that_many_want_at_once_goes_to_one,
+        a_name_that_is_given_up_stays_with_its_user,
+        concurrent_renamings_of_one_user_lose_no_name,
+        a_member_is_removed_by_either_name_during_a_renaming,
         appends_to_a_room_being_deleted_are_stored_or_refused,
         abandoned_appends_can_be_repeated;
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::task::JoinSet;
 use uproar_model::{Identity, Kind, Outcome, Refusal};
-use uproar_store::{JoinError, NewRoom, NewUser, RoomError, RoomKind};
+use uproar_store::{CreateUserError, JoinError, NewRoom, NewUser, RenameError, RoomError, RoomKind};
 
 pub async fn concurrent_writers_to_one_room_get_distinct_offsets(world: World) {
     let Lobby { room, ann, ben, cleo } = world.lobby().await;
@@ -229,6 +229,140 @@ pub async fn concurrent_first_sights_of_one_identity_create_one_user(world: Worl
         assert_eq!(users.len(), 2, "{users:?}");
         let ids: BTreeSet<_> = users.iter().map(|(_, id)| *id).collect();
         assert_eq!(ids.len(), 2, "{users:?}");
+    }
+}
+
+/// How often races with names are run. Some need several rounds to show.
+const NAME_ROUNDS: usize = 12;
+
+fn new_user(name: &str, key: &str) -> NewUser {
+    let email_key = format!("{key}@example.org");
+    let (username, username_key) = (name.to_owned(), key.to_owned());
+    NewUser { username, username_key, email_key, password_hash: "x".into(), address: [127, 0, 0, 1].into() }
+}
+
+/// Users are renamed to a name, backends create it, and people sign up with it, in different spellings and in another
+/// script that looks the same.
+pub async fn a_name_that_many_want_at_once_goes_to_one(world: World) {
+    const LATIN: &str = "scope";
+    const CYRILLIC: &str = "\u{455}\u{441}\u{43e}\u{440}\u{435}";
+    let bot = world.user("Bot").await;
+    for round in 0..NAME_ROUNDS {
+        let mut calls = JoinSet::new();
+        for n in 0..9 {
+            let world = world.clone();
+            calls.spawn(async move {
+                let name = [LATIN.to_owned(), LATIN.to_uppercase(), CYRILLIC.to_owned()][n % 3].repeat(round + 1);
+                let key = name.to_lowercase();
+                match n / 3 {
+                    0 => match world.store.create_user(new_user(&name, &key)).await {
+                        Ok(account) => Some(account),
+                        Err(CreateUserError::UsernameTaken) => None,
+                        Err(other) => panic!("{other}"),
+                    },
+                    1 => match world.store.create_bare_user(&name, &key, bot).await {
+                        Ok(account) => Some(account),
+                        Err(CreateUserError::UsernameTaken) => None,
+                        Err(other) => panic!("{other}"),
+                    },
+                    _ => {
+                        let user = world.user(&format!("user {round} {n}")).await;
+                        match world.store.rename_user(user, &name, &key, bot).await {
+                            Ok(account) => Some(account),
+                            Err(RenameError::UsernameTaken) => None,
+                            Err(other) => panic!("{other}"),
+                        }
+                    }
+                }
+            });
+        }
+        let got: Vec<_> = calls.join_all().await.into_iter().flatten().collect();
+        assert_eq!(got.len(), 1, "{got:?}");
+        let key = got[0].username.to_lowercase();
+        assert_eq!(world.store.account_named(&key).await.unwrap().map(|account| account.id), Some(got[0].id));
+    }
+}
+
+/// At the moment at which a user is renamed, others want the former name.
+pub async fn a_name_that_is_given_up_stays_with_its_user(world: World) {
+    let bot = world.user("Bot").await;
+    for round in 0..NAME_ROUNDS {
+        let (old, new) = (format!("old {round}"), format!("new {round}"));
+        let (user, other) = (world.user(&old).await, world.user(&format!("other {round}")).await);
+        let mut calls = JoinSet::new();
+        for n in 0..6 {
+            let (world, old, new) = (world.clone(), old.clone(), new.clone());
+            calls.spawn(async move {
+                let store = &world.store;
+                match n {
+                    0 => assert_eq!(store.rename_user(user, &new, &new, bot).await.unwrap().id, user),
+                    1 => {
+                        let renamed = store.rename_user(other, &old, &old, bot).await;
+                        assert!(matches!(renamed, Err(RenameError::UsernameTaken)), "{renamed:?}");
+                    }
+                    2 => {
+                        let created = store.create_user(new_user(&old.to_uppercase(), &old)).await;
+                        assert!(matches!(created, Err(CreateUserError::UsernameTaken)), "{created:?}");
+                    }
+                    // A token with the former name, and the first one of another system with it.
+                    3 => assert_eq!(store.ensure_user(&old, &old).await.unwrap().id, user),
+                    4 => {
+                        let subject = format!("{round}");
+                        let identity =
+                            Identity { issuer: "https://id.example".into(), subject: subject.as_str().into() };
+                        let seen = store.ensure_identity(&identity, &old).await.unwrap();
+                        assert!(seen.id != user && *seen.username != *old, "{seen:?}");
+                    }
+                    _ => {
+                        let created = store.create_bare_user(&old, &old, bot).await;
+                        assert!(matches!(created, Err(CreateUserError::UsernameTaken)), "{created:?}");
+                    }
+                }
+            });
+        }
+        calls.join_all().await;
+        for name in [old, new] {
+            assert_eq!(world.store.account_named(&name).await.unwrap().map(|account| account.id), Some(user));
+        }
+    }
+}
+
+pub async fn concurrent_renamings_of_one_user_lose_no_name(world: World) {
+    let bot = world.user("Bot").await;
+    for round in 0..NAME_ROUNDS {
+        let user = world.user(&format!("first {round}")).await;
+        let names: Vec<_> = (0..4).map(|n| format!("name {round} {n}")).collect();
+        let mut calls = JoinSet::new();
+        for name in names.clone() {
+            let world = world.clone();
+            calls.spawn(async move { world.store.rename_user(user, &name, &name, bot).await.unwrap() });
+        }
+        let renamed = calls.join_all().await;
+        let now = world.store.account(user).await.unwrap().unwrap().username;
+        assert!(renamed.iter().any(|account| account.username == now), "{now}");
+        for name in names.into_iter().chain([format!("first {round}")]) {
+            let account = world.store.account_named(&name).await.unwrap();
+            assert_eq!(account.map(|account| account.id), Some(user), "{name}");
+        }
+    }
+}
+
+pub async fn a_member_is_removed_by_either_name_during_a_renaming(world: World) {
+    let (owner, bot) = (world.user("Owner").await, world.user("Bot").await);
+    let room = world.public_room("room", owner).await.id;
+    for round in 0..NAME_ROUNDS {
+        let (old, new) = (format!("old {round}"), format!("new {round}"));
+        let user = world.user(&old).await;
+        world.store.join("room", user).await.unwrap();
+        let (renaming, removing) = (world.clone(), world.clone());
+        let key = old.clone();
+        let renamed = tokio::spawn(async move { renaming.store.rename_user(user, &new, &new, bot).await });
+        // Every other member leaves, with a token that has the former name.
+        let actor = if round % 2 == 0 { owner } else { user };
+        let removed = tokio::spawn(async move { removing.store.remove_member("room", actor, &key).await });
+        assert_eq!(renamed.await.unwrap().unwrap().id, user);
+        assert_eq!(removed.await.unwrap().unwrap().room, room);
+        assert!(matches!(world.store.remove_member("room", owner, &old).await, Err(RoomError::NotMember)));
     }
 }
 
