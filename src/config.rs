@@ -404,7 +404,7 @@ pub struct Options {
     #[arg(long, global = true, value_name = "NAME", env = "UPROAR_OIDC_NAME", value_parser = text())]
     pub oidc_name: Option<String>,
 
-    /// Where users find this server, such as https://chat.example.org
+    /// Where users find this server, such as https://chat.example.org [default: where a request was sent to]
     #[arg(long, global = true, value_name = "URL", env = "UPROAR_PUBLIC_URL", value_parser = text())]
     pub public_url: Option<String>,
 

@@ -41,7 +41,6 @@ struct Oidc {
     client_id: String,
     client_secret: Option<String>,
     name: String,
-    public_url: String,
 }
 
 /// An identity provider whose tokens are accepted.
@@ -95,9 +94,9 @@ impl Settings {
         Ok(issuers)
     }
 
-    /// How users sign in on the page with an identity provider, if they do.
-    pub(crate) fn oidc(&self, client: Client) -> Option<OidcSettings> {
-        let Oidc { provider, client_id, client_secret, name, public_url } = self.oidc.clone()?;
+    /// How users sign in on the page with an identity provider, if they do. `public_url`: where users find this server.
+    pub(crate) fn oidc(&self, client: Client, public_url: String) -> Option<OidcSettings> {
+        let Oidc { provider, client_id, client_secret, name } = self.oidc.clone()?;
         Some(OidcSettings { provider, client: Arc::new(client), client_id, client_secret, name, public_url })
     }
 
@@ -138,7 +137,7 @@ impl Settings {
     }
 }
 
-fn parse_url(option: &str, text: &str) -> Result<Url> {
+pub(crate) fn parse_url(option: &str, text: &str) -> Result<Url> {
     Url::parse(text).map_err(|error| anyhow!("{option}: the value {error}"))
 }
 
@@ -160,9 +159,9 @@ impl Oidc {
         let Some(client_id) = options.oidc_client_id.clone().filter(|id| !id.is_empty()) else {
             bail!("--oidc-issuer needs --oidc-client-id: what the provider calls this server");
         };
-        let Some(public_url) = &options.public_url else {
+        if options.public_url.is_none() {
             bail!("--oidc-issuer needs --public-url: where the provider sends users back to");
-        };
+        }
         let secret = options.oidc_client_secret_file.as_deref();
         let secret = secret.map(|path| read_secret(path, CLIENT_SECRET_LIMIT_BYTES)).transpose();
         let secret = secret.map_err(|error| anyhow!("--oidc-client-secret-file: {error}"))?;
@@ -178,7 +177,6 @@ impl Oidc {
             client_id,
             client_secret: client_secret.context("--oidc-client-secret-file: the secret is not a text")?,
             name: options.oidc_name.clone().unwrap_or_else(|| host_of(&url)),
-            public_url: parse_public_url(public_url)?,
         }))
     }
 }
@@ -187,15 +185,6 @@ impl Oidc {
 fn host_of(url: &Url) -> String {
     let authority = url.origin().split("://").nth(1).unwrap_or_default();
     authority.to_owned()
-}
-
-/// The URL without a slash at the end. A path would lead nowhere, as the page uses absolute ones.
-fn parse_public_url(text: &str) -> Result<String> {
-    let url = parse_url("--public-url", text)?;
-    if text.trim_end_matches('/').len() != url.origin().len() {
-        bail!("--public-url: give only scheme, host and port, such as https://chat.example.org");
-    }
-    Ok(url.origin().to_owned())
 }
 
 impl Trusted {

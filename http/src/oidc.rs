@@ -59,6 +59,8 @@ struct Pending {
 enum Failed {
     /// The user has refused, or may not use this application.
     Refused,
+    /// The user is blocked on this server.
+    Blocked,
     /// It took too long, or was begun in another browser.
     Late,
     /// The provider or the database did not answer, or there are too many sign-ins at once.
@@ -71,6 +73,7 @@ impl Failed {
     fn as_str(self) -> &'static str {
         match self {
             Failed::Refused => "refused",
+            Failed::Blocked => "blocked",
             Failed::Late => "late",
             Failed::Unavailable => "unavailable",
             Failed::Wrong => "wrong",
@@ -188,7 +191,10 @@ async fn sign_in(
     let identity = Identity { issuer: oidc.provider.issuer().into(), subject: token.subject.as_str().into() };
     let unavailable = |error: &dyn Display| (Failed::Unavailable, error.to_string());
     if let Some(account) = app.store.account_of(&identity).await.map_err(|error| unavailable(&error))? {
-        return Ok(account);
+        return match account.is_blocked {
+            true => Err((Failed::Blocked, format!("the user {} is blocked", account.id))),
+            false => Ok(account),
+        };
     }
     // Many providers tell the name only there.
     let profile = match (&description.userinfo_endpoint, text("access_token")) {

@@ -20,7 +20,7 @@ pub struct OidcSettings {
     pub client_secret: Option<String>,
     /// What the page calls the provider.
     pub name: String,
-    /// The public URL of this server, without a slash at the end.
+    /// The public URL of this server, as in [`Settings`]: where the provider sends users back to.
     pub public_url: String,
 }
 
@@ -58,6 +58,9 @@ pub struct Settings {
     pub sign_up: SignUp,
     /// How users sign in on the page with an identity provider.
     pub oidc: Option<OidcSettings>,
+    /// Where users find this server: scheme, host and port, without a slash at the end. `None`: where a request says
+    /// that it was sent to.
+    pub public_url: Option<String>,
     /// Whether `/echo` is served.
     pub echo: bool,
     /// Whether `/metrics`, and the reasons in `/readyz`, are also given on the main port, to anyone.
@@ -86,6 +89,7 @@ impl Default for Settings {
             password_sign_in: true,
             sign_up: SignUp::Open,
             oidc: None,
+            public_url: None,
             echo: false,
             public_metrics: false,
             trusted_proxies: Vec::new(),

@@ -73,7 +73,8 @@ impl Parts {
         );
         let chat = Arc::new(chat);
         let mut settings = settings::from_options(options, limits)?;
-        settings.oidc = setup.issuers.oidc(setup.outgoing.clone());
+        let public_url = settings.public_url.clone();
+        settings.oidc = public_url.and_then(|url| setup.issuers.oidc(setup.outgoing.clone(), url));
         let origins = settings.origins.clone();
         let traces = tracer.clone().map(|tracer| tracer as SharedTraces);
         let service = Service::new(Arc::clone(store), Arc::clone(tokens), chat.clone(), settings, traces)

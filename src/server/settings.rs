@@ -1,7 +1,8 @@
 //! Translates the options into the settings of the HTTP service.
 
 use crate::config::{self, Options};
-use anyhow::Result;
+use crate::issuers::parse_url;
+use anyhow::{Result, bail};
 use std::str::FromStr;
 use uproar_core::limits::Limits;
 use uproar_http::addresses::Network;
@@ -9,7 +10,7 @@ use uproar_http::api::FileKey;
 use uproar_http::{EmbedOrigins, Origins, Settings, SignUp};
 
 /// # Errors
-/// If an origin, a network or the file with an API key is invalid.
+/// If an origin, a network, the public URL or the file with an API key is invalid.
 pub(crate) fn from_options(options: &Options, limits: &Limits) -> Result<Settings> {
     let origins = Origins::parse(&options.origins()).map_err(|error| anyhow::anyhow!("--allow-origin: {error}"))?;
     let embed_origins = EmbedOrigins::parse(&options.embed_origins());
@@ -26,6 +27,7 @@ pub(crate) fn from_options(options: &Options, limits: &Limits) -> Result<Setting
             config::SignUp::Open => SignUp::Open,
             config::SignUp::Closed => SignUp::Closed,
         },
+        public_url: options.public_url.as_deref().map(parse_public_url).transpose()?,
         echo: options.echo,
         hsts: options.hsts,
         has_admin_port: options.admin_listen.is_some(),
@@ -33,4 +35,13 @@ pub(crate) fn from_options(options: &Options, limits: &Limits) -> Result<Setting
         node_name: options.node()?.unwrap_or_else(|| "uproar".to_owned()),
         ..Settings::default()
     })
+}
+
+/// The URL without a slash at the end. A path would lead nowhere, as the page uses absolute ones.
+fn parse_public_url(text: &str) -> Result<String> {
+    let url = parse_url("--public-url", text)?;
+    if text.trim_end_matches('/').len() != url.origin().len() {
+        bail!("--public-url: give only scheme, host and port, such as https://chat.example.org");
+    }
+    Ok(url.origin().to_owned())
 }

@@ -20,7 +20,7 @@ on_each_database! {
     a_revoked_user_of_a_backend_needs_a_later_token
 }
 
-const SECRET: &str = "0123456789abcdef0123456789abcdef";
+pub const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
 pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_secs()
@@ -50,7 +50,7 @@ fn token(secret: &str, claims: &Value) -> String {
     format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
 }
 
-fn user(claims: Value) -> User {
+pub fn user(claims: Value) -> User {
     User { name: text(&claims["sub"]), token: token(SECRET, &claims) }
 }
 

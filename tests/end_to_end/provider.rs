@@ -1,10 +1,11 @@
 //! Proves that tokens of an identity provider are accepted, also while its keys change and after it was away.
 
+use crate::api::{api_key, call, printed};
 use crate::centrifuge::Wire;
-use crate::client::{Http, User};
+use crate::client::{Http, Response, User, Ws};
 use crate::databases::Kind;
-use crate::issuers::{now, write_secret};
-use crate::server::{Server, Setup, assert_contains, run, until};
+use crate::issuers::{self, now, write_secret};
+use crate::server::{Server, Setup, assert_contains, run, text, until};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::rand::SystemRandom;
@@ -264,6 +265,11 @@ impl Browser {
         let cookies: Vec<String> = self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let mut http = Http::connect(server.port).await.expect("no connection");
         let answer = http.request("GET", path, &[("Cookie", &cookies.join("; "))], None).await.expect("an answer");
+        self.keep_cookies(&answer);
+        (answer.status, answer.header("Location").unwrap_or_default().to_owned())
+    }
+
+    fn keep_cookies(&mut self, answer: &Response) {
         for (name, value) in &answer.headers {
             if name.eq_ignore_ascii_case("set-cookie") {
                 let (cookie, attributes) = value.split_once(';').expect("attributes");
@@ -275,16 +281,27 @@ impl Browser {
                 }
             }
         }
-        (answer.status, answer.header("Location").unwrap_or_default().to_owned())
+    }
+
+    /// Posts to a path that takes no cookies.
+    async fn post(&mut self, server: &Server, path: &str, body: &Value) -> Response {
+        let mut http = Http::connect(server.port).await.expect("no connection");
+        let answer = http.request("POST", path, &[], Some(body)).await.expect("an answer");
+        self.keep_cookies(&answer);
+        answer
+    }
+
+    /// Exchanges the cookie for a token.
+    async fn refresh(&self, server: &Server) -> Response {
+        let session = format!("uproar_session={}", self.cookies["uproar_session"]);
+        let headers = [("Cookie", session.as_str()), ("Origin", "http://localhost")];
+        let mut http = Http::connect(server.port).await.expect("no connection");
+        http.request("POST", "/token/refresh", &headers, None).await.expect("an answer")
     }
 
     /// Who is signed in, by the cookie.
     async fn user(&self, server: &Server) -> Value {
-        let session = format!("uproar_session={}", self.cookies["uproar_session"]);
-        let headers = [("Cookie", session.as_str()), ("Origin", "http://localhost")];
-        let mut http = Http::connect(server.port).await.expect("no connection");
-        let answer = http.request("POST", "/token/refresh", &headers, None).await.expect("an answer");
-        answer.expect(200)["user"].clone()
+        self.refresh(server).await.expect(200)["user"].clone()
     }
 }
 
@@ -313,6 +330,7 @@ fn describe(provider: &Provider) {
 
 on_each_database! {
     people_sign_in_on_the_page_with_a_provider
+    a_blocked_user_gets_in_nowhere
 }
 
 async fn people_sign_in_on_the_page_with_a_provider(kind: Kind) {
@@ -418,6 +436,105 @@ async fn people_sign_in_on_the_page_with_a_provider(kind: Kind) {
     assert!(!server.setup.log().contains("s:cret"));
 }
 
+/// One account for each way to get in: with a password, with a token of a backend, and with an identity provider.
+async fn a_blocked_user_gets_in_nowhere(kind: Kind) {
+    let key = Key::new("key");
+    let provider = Provider::start().await;
+    provider.publish(&[&key]);
+    describe(&provider);
+    let issuer = provider.issuer();
+    let oidc = ["--oidc-issuer", &issuer, "--oidc-client-id", "my chat", "--public-url", "http://localhost:1"];
+    let mut setup = Setup::new(kind, &[&provider.options(&issuer)[..], &oidc].concat()).await;
+    let secret = write_secret(setup.folder(), "backend.key", issuers::SECRET);
+    setup.add_options(&["--auth-hmac-key-file", secret.to_str().unwrap()]);
+    let server = setup.start().await;
+    let owner = server.sign_up("owner").await;
+    server.create_room(&owner, "r").await;
+    let api = printed(&api_key(&server, &["add", "crm", "--user", "CRM", "--scope", "manage"]).await);
+
+    let mut at_password = Browser::default();
+    let body = json!({"username": "ann", "email": "ann@example.org", "password": "correct horse"});
+    let token = text(&at_password.post(&server, "/user/signup", &body).await.expect(201)["token"]);
+    let ann = User { name: "ann".into(), token };
+    let of_backend = || issuers::user(json!({"sub": "7", "exp": now() + 600, "iat": now(), "info": {"name": "Ben"}}));
+    let ben = of_backend();
+    let of_provider = || key.token(&provider.claims("auth0|1", "Cem"));
+    let cem = of_provider();
+    until_accepted(&server, &cem).await;
+    let users = [server.user_id(&ann).await, server.user_id(&ben).await, server.user_id(&cem).await];
+    let sign_in_there = async |browser: &mut Browser| {
+        let asked = query(&browser.open(&server, "/user/signin/oidc").await.1);
+        let claims = json!({
+            "iss": issuer, "sub": "auth0|1", "aud": "my chat", "exp": now() + 60, "iat": now(),
+            "nonce": asked["nonce"], "name": "Cem",
+        });
+        provider.serve("/token", json!({"token_type": "Bearer", "id_token": key.token(&claims).token}));
+        browser.open(&server, &format!("/user/signin/oidc/callback?code=c&state={}", asked["state"])).await
+    };
+    let mut at_provider = Browser::default();
+    assert_eq!(sign_in_there(&mut at_provider).await, (303, "/".into()));
+    assert_eq!(at_provider.user(&server).await["id"], json!(users[2]));
+
+    for user in &users {
+        call(&server, "block_user", &api, json!({"user": user})).await;
+    }
+    // Another node learns of it a moment later.
+    for user in [&ann, &ben, &cem] {
+        until("each node refuses the token", async || {
+            let is_refused = async || server.get("/me", &user.token).await.status == 401;
+            is_refused().await && is_refused().await
+        })
+        .await;
+    }
+    // Tokens from before and after the block: of this server, made with its key, of the backend, and of the provider.
+    let refused = (401, "token_invalid".to_owned());
+    for user in [&ann, &server.user("ann").await, &ben, &of_backend(), &cem, &of_provider()] {
+        for _ in 0..2 {
+            until("shards refuse it", async || Ws::join(server.port, &user.token, "room=r").await.is_err()).await;
+            assert_eq!(server.reject_join(user, "room=r").await, refused);
+            let answer = server.get("/me", &user.token).await;
+            assert_eq!(answer.error(), refused);
+            assert_contains(&text(&answer.json()["error"]["message"]), &["blocked", "operator"]);
+        }
+        assert_eq!(server.post("/token/refresh", &user.token, Value::Null).await.error(), refused);
+        let mut wire = Wire::open(server.port).await;
+        wire.command(1, "connect", json!({"token": user.token})).await;
+        assert_eq!(wire.close_code().await, 3500);
+    }
+    let change = json!({"current_password": "correct horse", "new_password": "battery staple"});
+    assert_eq!(server.post("/me/password", &ann.token, change).await.error(), refused);
+    for by in [json!({"username": "ann"}), json!({"email": "ann@example.org"})] {
+        let mut body = by;
+        body["password"] = "correct horse".into();
+        let mut browser = Browser::default();
+        assert_eq!(browser.post(&server, "/user/signin", &body).await.error(), (403, "user_blocked".into()));
+        assert!(browser.cookies.is_empty(), "{:?}", browser.cookies);
+        // Nobody learns without the password that the account is blocked.
+        body["password"] = "wrong".into();
+        assert_eq!(server.post("/user/signin", "", body).await.error(), (401, "wrong_credentials".into()));
+    }
+    let mut browser = Browser::default();
+    assert_eq!(sign_in_there(&mut browser).await, (303, "/?sign-in=blocked".into()));
+    assert!(browser.cookies.is_empty(), "{:?}", browser.cookies);
+    // The cookies of browsers that were signed in.
+    for browser in [&at_password, &at_provider] {
+        assert_eq!(browser.refresh(&server).await.error(), refused);
+    }
+
+    for user in &users {
+        call(&server, "unblock_user", &api, json!({"user": user})).await;
+    }
+    let mut browser = Browser::default();
+    assert_eq!(sign_in_there(&mut browser).await, (303, "/".into()));
+    assert_eq!(browser.user(&server).await["id"], json!(users[2]));
+    let body = json!({"username": "ann", "password": "correct horse"});
+    assert_eq!(server.post("/user/signin", "", body).await.expect(200)["user"]["id"], json!(users[0]));
+    // What was valid before the block is not valid again.
+    for browser in [&at_password, &at_provider] {
+        assert_eq!(browser.refresh(&server).await.error(), refused);
+    }
+}
+
 #[tokio::test]
 async fn the_options_for_signing_in_with_a_provider_are_checked() {
     let error = async |options: &[&str]| Setup::new(Kind::Sqlite, options).await.fail_to_start().await.1;
@@ -429,6 +546,8 @@ async fn the_options_for_signing_in_with_a_provider_are_checked() {
         let options = [&client[..], &["--public-url", url]].concat();
         assert_contains(&error(&options).await, &["--public-url"]);
     }
+    // It says where hooks are, too, and is wrong without a provider as well.
+    assert_contains(&error(&["--public-url", "chat.example"]).await, &["--public-url", "must be a URL"]);
     for option in ["--oidc-client-id", "--oidc-name"] {
         let error = error(&[option, "x"]).await;
         assert_contains(&error, &[option, "has no effect without --oidc-issuer"]);

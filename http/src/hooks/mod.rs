@@ -82,7 +82,7 @@ async fn create(
         secret_hash: hash(&secret),
         limit: app.settings.limits.hooks_per_room_limit,
     };
-    let url = format!("{}/hooks/{secret}", own_address(&headers, via_https));
+    let url = format!("{}/hooks/{secret}", own_address(&app, &headers, via_https));
     complete(async move {
         let generation = app.store.generation();
         let hook = app.store.create_hook(new).await.map_err(ApiError::from_room)?;
@@ -167,8 +167,12 @@ fn hexadecimal(bytes: &[u8]) -> String {
     })
 }
 
-/// The server's address, as its client has named it.
-fn own_address(headers: &HeaderMap, via_https: bool) -> String {
+/// Where users find this server. If the operator does not say it, it is where this request was sent to: a proxy may
+/// have put another `Host` there.
+fn own_address(app: &App, headers: &HeaderMap, via_https: bool) -> String {
+    if let Some(url) = &app.settings.public_url {
+        return url.clone();
+    }
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
     format!("{}://{host}", if via_https { "https" } else { "http" })
 }

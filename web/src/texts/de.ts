@@ -312,6 +312,7 @@ export const de = ({ list, number, plural }: Formats): Catalogue => ({
     withProvider: (name) => `Mit ${name} anmelden`,
     providerFailed: {
       refused: 'Du hast dich dort nicht angemeldet, oder du darfst diesen Chat nicht nutzen.',
+      blocked: 'Du bist in diesem Chat gesperrt. Nur wer ihn betreibt, kann das ändern.',
       late: 'Das hat zu lange gedauert. Melde dich noch einmal an.',
       unavailable: 'Der Server erreicht diese Anmeldung gerade nicht. Versuch es gleich noch einmal.',
       wrong: 'Diese Anmeldung funktioniert nicht. Frag die Person, die diesen Server betreibt.',

@@ -309,6 +309,7 @@ export const en = ({ list, number, plural }: Formats) => ({
     withProvider: (name: string) => `Sign in with ${name}`,
     providerFailed: {
       refused: 'You didn’t sign in there, or you may not use this chat.',
+      blocked: 'You are blocked in this chat. Only its operator can change that.',
       late: 'That took too long. Sign in again.',
       unavailable: 'The server can’t reach that sign-in right now. Try again in a moment.',
       wrong: 'That sign-in doesn’t work. Ask the operator of this server.',
