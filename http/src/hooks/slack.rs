@@ -16,8 +16,10 @@ pub(super) fn message(body: &Value) -> String {
     let blocks = blocks(&body["blocks"]);
     // Slack shows the text only where it can't show blocks.
     let first = if blocks.is_empty() { marked_up(&body["text"]) } else { blocks };
-    let attachments = list(&body["attachments"]).iter().map(attachment);
-    join([first].into_iter().chain(attachments), "\n\n")
+    let attachments = join(list(&body["attachments"]).iter().map(attachment), "\n\n");
+    // Some senders repeat the text in an attachment, for notifications.
+    let is_repeated = format!("\n{attachments}\n").contains(&format!("\n{first}\n"));
+    if is_repeated { attachments } else { join([first, attachments], "\n\n") }
 }
 
 /// The name that the sender gives itself in this body, in one line.
@@ -370,6 +372,16 @@ mod tests {
             see here (https://a.example)🎉@U1@here\n- one\n> a\n> b\n```\ncode\n```\n\
             **bold** [x](https://a.example)\nkept\nGo (https://a.example/go)";
         assert_eq!(message(&body), expected);
+    }
+
+    #[test]
+    fn a_text_that_an_attachment_repeats_is_shown_once() {
+        for (text, shown_text) in [("b\nc", "a\nb\nc\nd"), ("a\nb\nc\nd", "a\nb\nc\nd"), ("b c", "b c\n\na\nb\nc\nd")] {
+            let body = json!({"text": text, "attachments": [{"text": "a\nb\nc\nd"}]});
+            assert_eq!(message(&body), shown_text);
+        }
+        assert_eq!(message(&json!({"text": "a", "attachments": []})), "a");
+        assert_eq!(message(&json!({"text": "", "attachments": [{"text": "a"}]})), "a");
     }
 
     #[test]

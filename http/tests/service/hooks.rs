@@ -57,13 +57,13 @@ async fn assert_shows(name: &str, body: Value, expected: &str) {
     assert_eq!(newest(&mut ann).await.0, expected, "as a form");
 }
 
-/// The receiver `slack` of grafana/alerting as of 2025, with an image and mentions.
+/// `receivers/slack/v1` of grafana/alerting at 783ce041 (August 2026), with its default templates, an image and mentions.
 #[tokio::test]
 async fn grafana_posts_alerts() {
     let view = "https://grafana.example/alerting/grafana/abc/view?orgId=1";
     let text = format!(
         "**Firing**\n\nValue: A=93.1, C=1\nLabels:\n - alertname = HighCPU\n - instance = web-1\nAnnotations:\n \
-         - summary = CPU above 90 %\nSource: {view}\n"
+         - summary = CPU above 90 %\nSource: {view}\nSilence: https://grafana.example/alerting/silence/new?orgId=1\n"
     );
     let body = json!({
         "channel": "#ops", "username": "Grafana", "attachments": [{
@@ -80,7 +80,7 @@ async fn grafana_posts_alerts() {
     assert_shows("Grafana", body, &expected).await;
 }
 
-/// `notify/slack` of Alertmanager 0.28 with its default templates.
+/// `notify/slack` of Alertmanager 0.34.0 with its default templates.
 #[tokio::test]
 async fn alertmanager_posts_alerts() {
     let title = "[FIRING:1] HighLatency (prod web-1 critical)";
@@ -94,18 +94,19 @@ async fn alertmanager_posts_alerts() {
     assert_shows("Alertmanager", body, &format!("{title} ({url})")).await;
 }
 
-/// The notification provider `slack` of Uptime Kuma 2.0, as a rich message and as the test message.
+/// The notification provider `slack` of Uptime Kuma 2.5.3, as a rich message and as the test message.
 #[tokio::test]
 async fn uptime_kuma_posts_changes() {
     let message = "[Shop] [🔴 Down] connect ECONNREFUSED 10.0.0.5:443 <!channel>";
     let button = |text, url| {
         let text = json!({"type": "plain_text", "text": text});
-        json!({"type": "button", "text": text, "value": "Site", "url": url})
+        json!({"type": "button", "text": text, "value": text["text"], "url": url})
     };
     let body = json!({
         "text": message, "channel": "#ops", "username": "Uptime Kuma", "icon_emoji": ":bear:", "attachments": [{
             "color": "#e01e5a", "blocks": [
-                {"type": "header", "text": {"type": "plain_text", "text": "Uptime Kuma Alert"}},
+                {"type": "header", "text": {"type": "plain_text", "text": "Shop"}},
+                {"type": "context", "elements": [{"type": "mrkdwn", "text": "_Web / Europe_"}]},
                 {"type": "section", "fields": [
                     {"type": "mrkdwn", "text": format!("*Message*\n{message}")},
                     {"type": "mrkdwn", "text": "*Time (Europe/Brussels)*\n2026-12-01 10:00:00"}
@@ -117,7 +118,8 @@ async fn uptime_kuma_posts_changes() {
             ]
         }]
     });
-    let expected = "[Shop] [🔴 Down] connect ECONNREFUSED 10.0.0.5:443 @channel\n\nUptime Kuma Alert\n*Message*\n\
+    // The text is in the attachment, too, and shown once.
+    let expected = "Shop\n_Web / Europe_\n*Message*\n\
         [Shop] [🔴 Down] connect ECONNREFUSED 10.0.0.5:443 @channel\n*Time (Europe/Brussels)*\n2026-12-01 10:00:00\n\
         Visit Uptime Kuma (https://status.example/dashboard/7)\nVisit site (https://shop.example/)";
     assert_shows("Uptime Kuma", body, expected).await;
@@ -125,7 +127,7 @@ async fn uptime_kuma_posts_changes() {
     assert_shows("Uptime Kuma", test, "My Slack Alert Testing").await;
 }
 
-/// The integration "Slack notifications" of GitLab 18, which sends forms: a push and a pipeline.
+/// `app/models/integrations/chat_message` of GitLab at 0ab7ab5b (pushes) and 05f0ebba (pipelines), which sends forms.
 #[tokio::test]
 async fn gitlab_posts_pushes_and_pipelines() {
     let app = "https://gitlab.example/team/app";
@@ -148,6 +150,7 @@ async fn gitlab_posts_pushes_and_pipelines() {
             "fields": [
                 {"title": "Branch", "value": format!("<{app}/-/commits/main|main>"), "short": true},
                 {"title": "Commit", "value": format!("<{app}/-/commit/1a2b|Fix it>"), "short": true},
+                {"title": "Failed stage", "value": format!("<{app}/-/pipelines/7/failures|check>"), "short": true},
                 {"title": "Failed job", "value": format!("<{app}/-/jobs/9|test>"), "short": true}
             ],
             "footer": "app", "footer_icon": null, "ts": 1_754_000_000
@@ -155,47 +158,57 @@ async fn gitlab_posts_pushes_and_pipelines() {
     });
     let expected = format!(
         "Ann Lee (ann) (https://gitlab.example/ann)\nPipeline #7 has failed in 02:13 ({app}/-/pipelines/7/failures)\n\
-         Branch: main ({app}/-/commits/main)\nCommit: Fix it ({app}/-/commit/1a2b)\nFailed job: test ({app}/-/jobs/9)"
+         Branch: main ({app}/-/commits/main)\nCommit: Fix it ({app}/-/commit/1a2b)\n\
+         Failed stage: check ({app}/-/pipelines/7/failures)\nFailed job: test ({app}/-/jobs/9)"
     );
     assert_shows("GitLab", pipeline, &expected).await;
 }
 
-/// slack-plugin of Jenkins as of 2025, whose setting "Override url" leads to a hook. It sends forms.
+/// `StandardSlackService` and `ActiveNotifier` of Jenkins' slack-plugin at 81128a0 (July 2026). Its setting "Override
+/// URL" is the URL of the hook up to `/hooks/`, and the secret is the token.
 #[tokio::test]
 async fn jenkins_posts_builds() {
-    let message = "app » main - #12 Failure after 1 min 2 sec (<https://jenkins.example/job/app/12/|Open>)";
+    let message = "app » main - #12 Failure after 1 min 2 sec (<https://jenkins.example/job/app/12/|Open>)\n\
+        Test Status:\n\tPassed: 41, Failed: 1, Skipped: 0";
     let body = json!({
-        "channel": "#builds", "link_names": "1", "attachments": [{
+        "channel": "#builds", "link_names": "1", "unfurl_links": "true", "unfurl_media": "true", "as_user": "true",
+        "attachments": [{
             "fallback": message, "color": "danger", "fields": [{"short": false, "value": message}],
             "mrkdwn_in": ["pretext", "text", "fields"]
         }]
     });
-    let expected = "app » main - #12 Failure after 1 min 2 sec (Open (https://jenkins.example/job/app/12/))";
+    let expected = "app » main - #12 Failure after 1 min 2 sec (Open (https://jenkins.example/job/app/12/))\n\
+        Test Status:\n\tPassed: 41, Failed: 1, Skipped: 0";
     assert_shows("Jenkins", body, expected).await;
 }
 
-/// slackapi/slack-github-action 2 with `webhook-type: incoming-webhook`, as its README shows it.
+/// slackapi/slack-github-action 4.0.0 with `webhook-type: incoming-webhook`, as its documentation shows it.
 #[tokio::test]
 async fn github_actions_post_results() {
     let url = "https://github.com/octo/hello/pull/7";
     let body = json!({
-        "text": "*GitHub Action build result*: success", "blocks": [
+        "text": format!("*GitHub Action build result*: success\n{url}"), "blocks": [
             {"type": "section", "text": {"type": "mrkdwn",
-                "text": format!("GitHub Action build result: success :tada:\n<{url}>")}}
+                "text": format!("GitHub Action build result: success\n{url}")}}
         ]
     });
-    assert_shows("GitHub", body, &format!("GitHub Action build result: success 🎉\n{url}")).await;
+    assert_shows("GitHub", body, &format!("GitHub Action build result: success\n{url}")).await;
 }
 
-/// The webhook of a repository, in both of its content types.
+/// The webhook of a repository, in both of its content types. The bodies are like those in payload-examples of
+/// octokit/webhooks 7.6.1 (issues/opened, ping).
 #[tokio::test]
 async fn github_itself_posts_events() {
     let server = server().await;
     let (mut ann, path) = hooked(&server, "GitHub").await;
     let repository = json!({"full_name": "octo/hello", "html_url": "https://github.com/octo/hello"});
     let event = json!({
-        "action": "opened", "repository": repository, "sender": {"login": "octocat"},
-        "issue": {"number": 7, "title": "It fails", "html_url": "https://github.com/octo/hello/issues/7"}
+        "action": "opened", "repository": repository, "sender": {"login": "octocat", "type": "User"},
+        "issue": {
+            "number": 7, "title": "It fails", "state": "open", "body": "Always.", "user": {"login": "octocat"},
+            "url": "https://api.github.com/repos/octo/hello/issues/7",
+            "html_url": "https://github.com/octo/hello/issues/7"
+        }
     });
     let headers = [
         ("Content-Type", "application/json"),
@@ -211,7 +224,12 @@ async fn github_itself_posts_events() {
     assert_eq!(page["messages"].as_array().unwrap().len(), 1, "a delivery that is repeated is shown once");
 
     let mut form = form_urlencoded::Serializer::new(String::new());
-    form.append_pair("payload", &json!({"zen": "Keep it simple.", "repository": repository}).to_string());
+    form.append_pair(
+        "payload",
+        &json!({"zen": "Keep it simple.", "hook_id": 7, "hook": {"type": "Repository", "active": true},
+        "repository": repository, "sender": {"login": "octocat"}})
+        .to_string(),
+    );
     let headers = [FORM[0], ("X-GitHub-Event", "ping")];
     assert_answer(&post(&server, &path, &headers, &form.finish()).await, 200, "ok");
     assert_eq!(newest(&mut ann).await.0, "GitHub will post events of octo/hello here");
@@ -341,6 +359,25 @@ async fn a_hook_is_created_listed_and_deleted() {
     assert_eq!(server.chat.learned.lock().unwrap().len(), 2);
     // The same name can be used again.
     assert_ne!(create(&mut ann, "Grafana").await, path);
+}
+
+#[tokio::test]
+async fn the_url_of_a_hook_is_where_users_find_the_server() {
+    let body = json!({"name": "Ops"}).to_string();
+    let created = async |settings: Settings, host: &str| {
+        let server = server_with(settings).await;
+        let mut ann = server.sign_up("ann").await;
+        ann.post("/rooms", json!({"name": "lobby"})).await.expect(201);
+        let authorization = format!("Bearer {}", ann.token.as_deref().unwrap());
+        let headers = [("Host", host), ("Authorization", &authorization), JSON[0]];
+        let answer = server.client().await.request("POST", "/rooms/lobby/hooks", &headers, Some(body.as_bytes())).await;
+        let url = answer.expect(201)["hook"]["url"].as_str().unwrap().to_owned();
+        url.split_once("/hooks/").unwrap().0.to_owned()
+    };
+    // Some proxies put an inner name into `Host`, and anyone can send another one.
+    let public = Settings { public_url: Some("https://chat.example.org:8443".into()), ..settings() };
+    assert_eq!(created(public, "10.0.0.7:8080").await, "https://chat.example.org:8443");
+    assert_eq!(created(settings(), "chat.example:8080").await, "http://chat.example:8080");
 }
 
 #[tokio::test]
