@@ -133,6 +133,7 @@ mod cluster_presence;
 mod crash;
 mod crowd;
 mod echo;
+mod embedding;
 mod failover;
 mod faults_databases;
 mod faults_sockets;
