@@ -30,9 +30,9 @@ pub(crate) async fn is_user_lookalike(
     Ok(is_lookalike(db, users, username, &own).await? || is_lookalike(db, former, username, &own).await?)
 }
 
-/// Waits until nobody else is giving or taking these names of users, or names that look like them, and keeps others from
-/// it until the transaction ends. A unique index alone does not do: a name that looks like another one has another key,
-/// and a former name is in another table. On SQLite nobody else writes meanwhile.
+/// Waits until nobody else is giving or taking these names of users, or names that look like them, and keeps others
+/// from it until the transaction ends. A unique index alone does not do: a name that looks like another one has another
+/// key, and a former name is in another table. On SQLite nobody else writes meanwhile.
 pub(crate) async fn claim(db: &mut DbConnection, usernames: &[&str]) -> Result<(), StoreError> {
     if db.is_postgres() {
         let skeletons: Vec<String> = usernames.iter().map(|name| skeleton(name)).collect();

@@ -173,7 +173,8 @@ fn own_address(app: &App, headers: &HeaderMap, via_https: bool) -> String {
     if let Some(url) = &app.settings.public_url {
         return url.clone();
     }
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).filter(|host| !host.is_empty());
+    let host = host.unwrap_or("localhost");
     format!("{}://{host}", if via_https { "https" } else { "http" })
 }
 

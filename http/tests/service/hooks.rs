@@ -57,7 +57,8 @@ async fn assert_shows(name: &str, body: Value, expected: &str) {
     assert_eq!(newest(&mut ann).await.0, expected, "as a form");
 }
 
-/// `receivers/slack/v1` of grafana/alerting at 783ce041 (August 2026), with its default templates, an image and mentions.
+/// `receivers/slack/v1` of grafana/alerting at 783ce041 (August 2026) with its default templates, an image and
+/// mentions.
 #[tokio::test]
 async fn grafana_posts_alerts() {
     let view = "https://grafana.example/alerting/grafana/abc/view?orgId=1";
@@ -368,16 +369,22 @@ async fn the_url_of_a_hook_is_where_users_find_the_server() {
         let server = server_with(settings).await;
         let mut ann = server.sign_up("ann").await;
         ann.post("/rooms", json!({"name": "lobby"})).await.expect(201);
-        let authorization = format!("Bearer {}", ann.token.as_deref().unwrap());
-        let headers = [("Host", host), ("Authorization", &authorization), JSON[0]];
-        let answer = server.client().await.request("POST", "/rooms/lobby/hooks", &headers, Some(body.as_bytes())).await;
-        let url = answer.expect(201)["hook"]["url"].as_str().unwrap().to_owned();
+        let request = format!(
+            "POST /rooms/lobby/hooks HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            ann.token.as_deref().unwrap(),
+            body.len()
+        );
+        let mut client = server.client().await;
+        client.send(request.as_bytes()).await;
+        let url = client.response().await.expect(201)["hook"]["url"].as_str().unwrap().to_owned();
         url.split_once("/hooks/").unwrap().0.to_owned()
     };
     // Some proxies put an inner name into `Host`, and anyone can send another one.
     let public = Settings { public_url: Some("https://chat.example.org:8443".into()), ..settings() };
     assert_eq!(created(public, "10.0.0.7:8080").await, "https://chat.example.org:8443");
     assert_eq!(created(settings(), "chat.example:8080").await, "http://chat.example:8080");
+    assert_eq!(created(settings(), "").await, "http://localhost");
 }
 
 #[tokio::test]
