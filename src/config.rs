@@ -112,7 +112,7 @@ pub enum Tool {
             value_parser = Trimmed(StringValueParser::new().try_map(|text| text.parse::<Scopes>()))
         )]
         scope: Option<Scopes>,
-        /// For add: how the key names users, id or username [default: id]
+        /// For add: how the key names users, id, subject or username [default: id]
         #[arg(
             long,
             value_name = "HOW",

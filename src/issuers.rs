@@ -12,7 +12,7 @@ use uproar_http::{
     Fetch, FetchRequest, Fetched, Issuers, KeyLocation, OidcSettings, Provider, SharedFetch, Tokens, keep_keys,
     read_secret,
 };
-use uproar_model::Clock;
+use uproar_model::{Clock, Identity};
 
 /// The longest key of `--auth-hmac-key-file`.
 const HMAC_KEY_LIMIT_BYTES: usize = 4096;
@@ -98,6 +98,17 @@ impl Settings {
     pub(crate) fn oidc(&self, client: Client, public_url: String) -> Option<OidcSettings> {
         let Oidc { provider, client_id, client_secret, name } = self.oidc.clone()?;
         Some(OidcSettings { provider, client: Arc::new(client), client_id, client_secret, name, public_url })
+    }
+
+    /// The system whose ids of users the keys of the server API may use: the backend that shares a key, else the
+    /// provider whose tokens are accepted, else the one with which users sign in on the page.
+    pub(crate) fn subject_issuer(&self) -> Option<String> {
+        let issuer = |provider: &Arc<Provider>| provider.issuer().to_owned();
+        self.hmac_key
+            .as_ref()
+            .map(|_| Identity::HMAC_ISSUER.to_owned())
+            .or_else(|| self.provider.as_ref().map(|trusted| issuer(&trusted.provider)))
+            .or_else(|| self.oidc.as_ref().map(|oidc| issuer(&oidc.provider)))
     }
 
     /// The providers, each one once, and where their keys are.

@@ -97,7 +97,7 @@ impl<'a> From<&'a Hook> for HookObject<'a> {
     }
 }
 
-fn role_word(role: Role) -> &'static str {
+pub(crate) fn role_word(role: Role) -> &'static str {
     match role {
         Role::Member => "member",
         Role::Moderator => "moderator",

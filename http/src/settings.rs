@@ -73,6 +73,8 @@ pub struct Settings {
     pub has_admin_port: bool,
     /// The key of the server API that is in a file.
     pub api_key: Option<FileKey>,
+    /// The system by whose ids keys of the server API may name users.
+    pub subject_issuer: Option<String>,
     /// What this server is called among the nodes.
     pub node_name: String,
     /// The files of the web client. If empty, `GET /` explains how to build it.
@@ -96,6 +98,7 @@ impl Default for Settings {
             hsts: false,
             has_admin_port: false,
             api_key: None,
+            subject_issuer: None,
             node_name: "uproar".to_owned(),
             assets: EMBEDDED,
         }

@@ -33,7 +33,7 @@ const LISTEN_PAUSE: Duration = Duration::from_secs(5);
 /// How often it is counted how many rows there are.
 const STATE_INTERVAL: Duration = Duration::from_secs(5);
 /// Rows that are read together, and about how many bytes their payloads have.
-const BATCH_ROWS: usize = 200;
+const BATCH_ROWS: usize = 100;
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// Channels in which rows are executed at the same time.
 const PARALLEL: usize = 16;
@@ -245,9 +245,10 @@ impl Worker {
             self.stuck.clear();
             return Ok(Next::Rows);
         }
-        let Some(key) = self.key().await? else { return Ok(Next::After(SWEEP_INTERVAL)) };
         let mut stuck = BTreeMap::new();
         for wave in waves(rows) {
+            // It may have been removed meanwhile.
+            let Some(key) = self.key().await? else { return Ok(Next::After(SWEEP_INTERVAL)) };
             let answers = self.execute(&key, wave).await;
             for (row, answer) in answers {
                 match answer {

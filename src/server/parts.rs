@@ -75,6 +75,7 @@ impl Parts {
         let mut settings = settings::from_options(options, limits)?;
         let public_url = settings.public_url.clone();
         settings.oidc = public_url.and_then(|url| setup.issuers.oidc(setup.outgoing.clone(), url));
+        settings.subject_issuer = setup.issuers.subject_issuer();
         let origins = settings.origins.clone();
         let traces = tracer.clone().map(|tracer| tracer as SharedTraces);
         let service = Service::new(Arc::clone(store), Arc::clone(tokens), chat.clone(), settings, traces)

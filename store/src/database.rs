@@ -881,6 +881,40 @@ impl Store for Database {
         self.calls.write_for(bot, async |db| rooms::create(db, &room, None).await).await
     }
 
+    async fn expel(&self, name: &str, user: UserId, bot: UserId) -> Result<Removal, RoomError> {
+        require_room_name(name)?;
+        let removal = self.calls.change_for(bot, async |db| rooms::expel(db, name, bot, user).await).await?;
+        self.published(removal.room, &removal.publication);
+        Ok(removal)
+    }
+
+    async fn delete_room_for(&self, name: &str, bot: UserId, reserved_ms: u64) -> Result<RoomId, RoomError> {
+        require_room_name(name)?;
+        let owner = self.calls.read_for(bot, async |db| rooms::owner(db, name).await).await?;
+        let deleted = self.calls.change_for(bot, async |db| rooms::delete(db, name, owner, reserved_ms).await).await;
+        // Even after an error: the deletion may have been committed.
+        self.calls.room_deleted.notify_one();
+        deleted
+    }
+
+    async fn members_for(
+        &self,
+        name: &str,
+        bot: UserId,
+        after: Option<UserId>,
+        limit: usize,
+    ) -> Result<MemberPage, RoomError> {
+        require_room_name(name)?;
+        self.calls.read_for(bot, async |db| rooms::members_for_bot(db, name, after, limit).await).await
+    }
+
+    async fn subjects(&self, issuer: &str, users: &[UserId], bot: UserId) -> Result<Vec<Option<String>>, StoreError> {
+        if users.is_empty() || !is_storable(issuer) {
+            return Ok(vec![None; users.len()]);
+        }
+        self.calls.read_for(bot, async |db| users::subjects(db, issuer, users).await).await
+    }
+
     async fn remove_api_key(&self, name: &str) -> Result<bool, StoreError> {
         if !is_storable(name) {
             return Ok(false);

@@ -16,7 +16,7 @@ use crate::objects::{
     Reaction, Registration, Removal, Room, RoomKind, UnreadRoom,
 };
 use crate::options::OpenOptions;
-use crate::rooms::{CANNOT_ADD, CANNOT_DELETE, CANNOT_REMOVE, RESERVED_NAMES_LIMIT, may_remove};
+use crate::rooms::{CANNOT_ADD, CANNOT_DELETE, CANNOT_REMOVE, OWNER_STAYS, RESERVED_NAMES_LIMIT, may_remove};
 use crate::store::Store;
 use crate::unwritten::UnwrittenMarkers;
 use crate::users::FORMER_NAMES_LIMIT;
@@ -724,6 +724,13 @@ impl MemoryStore {
         Ok(Removal { room: id, member, publication })
     }
 
+    fn member_page(&self, room: &StoredRoom, after: Option<UserId>, limit: usize) -> MemberPage {
+        let after = after.unwrap_or(UserId(0));
+        let members = room.members.iter().filter(|(id, _)| **id > after).take(rows_limit(limit));
+        let members = members.map(|(id, membership)| self.entry(*id, membership)).collect();
+        MemberPage { members, count: u32::try_from(room.members.len()).unwrap_or(u32::MAX) }
+    }
+
     /// [`Store::delete_room`].
     pub fn delete_room(
         &mut self,
@@ -1277,10 +1284,7 @@ impl Store for SharedMemoryStore {
         if role.is_none() {
             return Err(RoomError::NotMember);
         }
-        let after = after.unwrap_or(UserId(0));
-        let members = room.members.iter().filter(|(id, _)| **id > after).take(rows_limit(limit));
-        let members = members.map(|(id, membership)| store.entry(*id, membership)).collect();
-        Ok(MemberPage { members, count: u32::try_from(room.members.len()).unwrap_or(u32::MAX) })
+        Ok(store.member_page(room, after, limit))
     }
 
     async fn delete_room(&self, name: &str, actor: UserId, reserved_ms: u64) -> Result<RoomId, RoomError> {
@@ -1415,6 +1419,47 @@ impl Store for SharedMemoryStore {
 
     async fn create_room_for(&self, room: NewRoom, _: UserId) -> Result<Room, RoomError> {
         self.create_room(room).await
+    }
+
+    async fn expel(&self, name: &str, user: UserId, bot: UserId) -> Result<Removal, RoomError> {
+        let mut store = self.lock();
+        let id = store.room_id(name).ok_or(RoomError::NoRoom)?;
+        let room = store.rooms.get_mut(&id).ok_or(RoomError::NoRoom)?;
+        let role = room.members.get(&user).map(|member| member.role).ok_or(RoomError::NotMember)?;
+        if role == Role::Owner {
+            return Err(RoomError::NotAllowed(OWNER_STAYS));
+        }
+        room.members.remove(&user);
+        let publication = store.publish_change(now(), id, Kind::Removed, bot, user).ok_or(RoomError::NoRoom)?;
+        Ok(Removal { room: id, member: user, publication })
+    }
+
+    async fn delete_room_for(&self, name: &str, _: UserId, reserved_ms: u64) -> Result<RoomId, RoomError> {
+        let mut store = self.lock();
+        let room = store.room_id(name).and_then(|id| store.rooms.get(&id)).ok_or(RoomError::NoRoom)?;
+        let owner = room.members.iter().find(|(_, member)| member.role == Role::Owner).map(|(id, _)| *id);
+        store.delete_room(now(), name, owner.ok_or(RoomError::NoRoom)?, reserved_ms)
+    }
+
+    async fn members_for(
+        &self,
+        name: &str,
+        _: UserId,
+        after: Option<UserId>,
+        limit: usize,
+    ) -> Result<MemberPage, RoomError> {
+        let store = self.lock();
+        let room = store.room_id(name).and_then(|id| store.rooms.get(&id)).ok_or(RoomError::NoRoom)?;
+        Ok(store.member_page(room, after, limit))
+    }
+
+    async fn subjects(&self, issuer: &str, users: &[UserId], _: UserId) -> Result<Vec<Option<String>>, StoreError> {
+        let store = self.lock();
+        let subject = |user: &UserId| {
+            let mut known = store.identities.iter().filter(|(it, id)| *id == user && *it.issuer == *issuer);
+            known.next().map(|(identity, _)| identity.subject.to_string())
+        };
+        Ok(users.iter().map(subject).collect())
     }
 
     async fn remove_api_key(&self, name: &str) -> Result<bool, StoreError> {

@@ -50,6 +50,7 @@ pub(crate) const POSTGRES: &[Migration] = &[
     (19, "meta", include_str!("../../migrations/postgres/0019_meta.sql")),
     (20, "outbox", include_str!("../../migrations/postgres/0020_outbox.sql")),
     (21, "batches", include_str!("../../migrations/postgres/0021_batches.sql")),
+    (22, "expel", include_str!("../../migrations/postgres/0022_expel.sql")),
 ];
 
 /// Changing the schema of a large database takes long, and an administrator can see that the database is at work.

@@ -370,6 +370,8 @@ pub enum UsersBy {
     /// By Uproar's user id.
     #[default]
     Id,
+    /// By what another system calls them, whose tokens are accepted: the `subject` of their identity there.
+    Subject,
     /// By username.
     Username,
 }
@@ -380,8 +382,9 @@ impl FromStr for UsersBy {
     fn from_str(text: &str) -> Result<UsersBy, String> {
         match text {
             "id" => Ok(UsersBy::Id),
+            "subject" => Ok(UsersBy::Subject),
             "username" => Ok(UsersBy::Username),
-            other => Err(format!("'{}' is neither id nor username", other.escape_debug())),
+            other => Err(format!("'{}' is none of id, subject and username", other.escape_debug())),
         }
     }
 }
@@ -390,6 +393,7 @@ impl fmt::Display for UsersBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             UsersBy::Id => "id",
+            UsersBy::Subject => "subject",
             UsersBy::Username => "username",
         })
     }

@@ -502,6 +502,26 @@ pub(crate) async fn members(
     if role.is_none() {
         return Err(RoomError::NotMember);
     }
+    member_page(db, room, after, limit).await
+}
+
+/// The members of a room, for anybody.
+pub(crate) async fn members_for_bot(
+    db: &mut DbConnection,
+    name: &str,
+    after: Option<UserId>,
+    limit: usize,
+) -> Result<MemberPage, RoomError> {
+    let (room, _) = named(db, name).await?.ok_or(RoomError::NoRoom)?;
+    member_page(db, room, after, limit).await
+}
+
+async fn member_page(
+    db: &mut DbConnection,
+    room: RoomId,
+    after: Option<UserId>,
+    limit: usize,
+) -> Result<MemberPage, RoomError> {
     let sql = "SELECT CAST(r.members AS bigint), x.user_id, x.username, x.role, x.joined_at FROM rooms r LEFT JOIN (
             SELECT m.user_id, u.username, CAST(m.role AS bigint) AS role, m.joined_at
             FROM members m JOIN users u ON u.id = m.user_id
@@ -573,14 +593,51 @@ pub(crate) async fn remove_member(
     let role = role.map(Role::from_number).ok_or(RoomError::NotMember)?;
     may_remove(leaving, actor_role, role)?;
 
-    let now = db.now().await?;
-    let sql = "DELETE FROM members WHERE room_id = $1 AND user_id = $2";
-    db.execute(sql, &[Arg::Int(room.0), Arg::Int(member)]).await?;
-    db.execute("UPDATE rooms SET members = members - 1 WHERE id = $1", &[Arg::Int(room.0)]).await?;
     let member = User { id: UserId(member), username: username.into() };
     let actor = User { id: actor, username: actor_name.into() };
-    let publication = publish_change(db, room, Kind::Removed, actor, &member, now).await?;
+    end_membership(db, room, actor, &member).await
+}
+
+/// Ends a membership, whatever rights the actor has, who need not be a member. Only the owner stays.
+pub(crate) async fn expel(
+    db: &mut DbConnection,
+    name: &str,
+    actor: UserId,
+    user: UserId,
+) -> Result<Removal, RoomError> {
+    let (room, _) = named(db, name).await?.ok_or(RoomError::NoRoom)?;
+    if db.is_postgres() {
+        let (member, publication) = postgres::expel(db, room, actor, user).await?;
+        return Ok(Removal { room, member, publication });
+    }
+    let sql = "SELECT u.username, m.role, a.username FROM members m JOIN users u ON u.id = m.user_id
+        JOIN users a ON a.id = $3 WHERE m.room_id = $1 AND m.user_id = $2";
+    let args = [Arg::Int(room.0), Arg::Int(user.0), Arg::Int(actor.0)];
+    let found = db.optional::<(String, i64, String)>(sql, &args).await?;
+    let (username, role, actor_name) = found.ok_or(RoomError::NotMember)?;
+    if Role::from_number(role) == Role::Owner {
+        return Err(RoomError::NotAllowed(OWNER_STAYS));
+    }
+    let member = User { id: user, username: username.into() };
+    let actor = User { id: actor, username: actor_name.into() };
+    end_membership(db, room, actor, &member).await
+}
+
+/// On SQLite.
+async fn end_membership(db: &mut DbConnection, room: RoomId, actor: User, member: &User) -> Result<Removal, RoomError> {
+    let now = db.now().await?;
+    let sql = "DELETE FROM members WHERE room_id = $1 AND user_id = $2";
+    db.execute(sql, &[Arg::Int(room.0), Arg::Int(member.id.0)]).await?;
+    db.execute("UPDATE rooms SET members = members - 1 WHERE id = $1", &[Arg::Int(room.0)]).await?;
+    let publication = publish_change(db, room, Kind::Removed, actor, member, now).await?;
     Ok(Removal { room, member: member.id, publication })
+}
+
+/// The owner of a room.
+pub(crate) async fn owner(db: &mut DbConnection, name: &str) -> Result<UserId, RoomError> {
+    let sql = "SELECT created_by FROM rooms WHERE name = $1";
+    let found = db.optional::<(i64,)>(sql, &[Arg::Text(name)]).await?;
+    found.map(|(owner,)| UserId(owner)).ok_or(RoomError::NoRoom)
 }
 
 /// Deletes a room's head and its name, which is reserved for the owner: from then on the room does not exist.

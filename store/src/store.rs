@@ -342,6 +342,26 @@ pub trait Store: Send + Sync + 'static {
     /// they create some.
     async fn create_room_for(&self, room: NewRoom, bot: UserId) -> Result<Room, RoomError>;
 
+    /// Ends a membership, for the bot user of a key, who need not be a member, and is the actor of the publication.
+    /// Only the owner can't be removed: `RoomError::NotAllowed`.
+    async fn expel(&self, name: &str, user: UserId, bot: UserId) -> Result<Removal, RoomError>;
+
+    /// Like `delete_room`, as the owner could, for the bot user of a key.
+    async fn delete_room_for(&self, name: &str, bot: UserId, reserved_ms: u64) -> Result<RoomId, RoomError>;
+
+    /// Like `members`, for the bot user of a key, who need not be a member.
+    async fn members_for(
+        &self,
+        name: &str,
+        bot: UserId,
+        after: Option<UserId>,
+        limit: usize,
+    ) -> Result<MemberPage, RoomError>;
+
+    /// What a system calls these users, in their order: the `subject` of their [`Identity`]. `None` for a user whom it
+    /// does not know. `bot`: the user of the key that asks.
+    async fn subjects(&self, issuer: &str, users: &[UserId], bot: UserId) -> Result<Vec<Option<String>>, StoreError>;
+
     /// `false`: there is no such key.
     async fn remove_api_key(&self, name: &str) -> Result<bool, StoreError>;
 

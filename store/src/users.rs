@@ -4,6 +4,7 @@ use crate::connection::{Arg, DbConnection, wrong_row_count};
 use crate::error::{CreateUserError, RenameError, StoreError};
 use crate::names;
 use crate::objects::{Account, Login, NewUser};
+use std::collections::BTreeMap;
 use uproar_model::{Identity, Reading, Revocation, UserId, boottime_ms, fold_name, skeleton};
 
 /// Former names of one user. They are never given up: tokens that name the user may be valid for years.
@@ -160,6 +161,24 @@ pub(crate) async fn by_identity(db: &mut DbConnection, identity: &Identity) -> R
         FROM identities i JOIN users u ON u.id = i.user_id WHERE i.subject = $1 AND i.issuer = $2";
     let args = [Arg::Text(&identity.subject), Arg::Text(&identity.issuer)];
     Ok(db.optional::<AccountRow>(sql, &args).await?.map(account_from))
+}
+
+/// What a system calls these users, in their order.
+pub(crate) async fn subjects(
+    db: &mut DbConnection,
+    issuer: &str,
+    users: &[UserId],
+) -> Result<Vec<Option<String>>, StoreError> {
+    let ids: Vec<i64> = users.iter().map(|user| user.0).collect();
+    let sql = if db.is_postgres() {
+        "SELECT user_id, min(subject) FROM identities WHERE user_id = ANY($1) AND issuer = $2 GROUP BY user_id"
+    } else {
+        "SELECT user_id, min(subject) FROM identities
+            WHERE user_id IN (SELECT value FROM json_each($1)) AND issuer = $2 GROUP BY user_id"
+    };
+    let rows = db.all::<(i64, String)>(sql, &[Arg::Ints(&ids), Arg::Text(issuer)]).await?;
+    let found: BTreeMap<i64, String> = rows.into_iter().collect();
+    Ok(ids.iter().map(|id| found.get(id).cloned()).collect())
 }
 
 /// The account of a user of another system, created if there is none, in a transaction.

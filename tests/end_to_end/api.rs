@@ -4,6 +4,7 @@
 use crate::centrifuge::Wire;
 use crate::client::{Http, Received, Response, User, Ws, within};
 use crate::databases::Kind;
+use crate::issuers;
 use crate::sdk_client::installed;
 use crate::server::{Server, assert_contains, number, run, text, until};
 use crate::two_nodes::are_two;
@@ -23,6 +24,7 @@ on_each_database! {
     what_backends_close_is_closed_on_every_node
     clients_of_both_protocols_are_told_the_same
     large_batches_are_answered_completely
+    users_are_prepared_before_they_connect
 }
 
 /// Runs `uproar api-key` for a server.
@@ -393,4 +395,44 @@ async fn a_key_in_a_file_may_do_everything() {
     assert_contains(&line, &["api.key", "16 to 512"]);
     fs::remove_file(&path).unwrap();
     assert_contains(&setup.fail_to_start().await.1, &["the API key can't be used: can't read"]);
+}
+
+/// Users are created, renamed and added to rooms by the backend's own ids, and are there when they first connect.
+async fn users_are_prepared_before_they_connect(kind: Kind) {
+    let server = issuers::server(kind).await;
+    let words = ["add", "k", "--user", "bot", "--scope", "publish,read,manage,impersonate", "--users", "subject"];
+    let key = printed(&api_key(&server, &words).await);
+    let call = async |method: &str, params: Value| call(&server, method, &key, params).await;
+    assert_eq!(call("create_user", json!({"user": "42", "username": "Ann"})).await["user"], "42");
+    assert_eq!(call("rename_user", json!({"user": "42", "username": "Anna"})).await["username"], "Anna");
+    call("create_room", json!({"name": "team", "private": true})).await;
+    call("subscribe", json!({"user": "42", "channel": "room:team"})).await;
+    call("publish", json!({"channel": "room:team", "data": {"text": "welcome"}})).await;
+    call("publish", json!({"channel": "room:team", "data": {"text": "thanks", "as": "42"}})).await;
+    let history = call("history", json!({"channel": "room:team", "limit": 2, "reverse": true})).await;
+    let authors: Vec<&Value> =
+        history["publications"].as_array().unwrap().iter().map(|publication| &publication["info"]["user"]).collect();
+    assert_eq!(authors, ["42", ""]);
+
+    // The first token of this user.
+    let ann = issuers::user(json!({"sub": "42", "exp": issuers::now() + 600, "info": {"name": "other"}}));
+    let me = server.get("/me", &ann.token).await.expect(200);
+    assert_eq!(me["user"]["username"], "Anna");
+    let mut ws = server.join(&ann, "room=team").await;
+    assert_eq!(server.history(&ann, "team").await.len(), 2);
+    let present = async || call("presence", json!({"channel": "room:team"})).await["presence"].clone();
+    until("Anna is present", async || {
+        present().await.as_object().unwrap().values().any(|client| client["user"] == "42")
+    })
+    .await;
+    call("publish", json!({"channel": "user:42", "data": {"for": "Anna"}})).await;
+    let members = call("members", json!({"channel": "room:team"})).await;
+    assert!(members["members"].as_array().unwrap().iter().any(|member| member["user"] == "42"), "{members}");
+    call("remove_member", json!({"user": "42", "channel": "room:team"})).await;
+    assert_eq!(ws.close_code().await, Some(3503));
+    let gone = server.get("/rooms/team", &ann.token).await;
+    assert_eq!(gone.status, 404);
+    call("delete_room", json!({"channel": "room:team"})).await;
+    let answer = send(server.port, "/api/history", &key, &json!({"channel": "room:team"})).await;
+    assert_eq!(answer.expect(200)["error"]["code"], 102);
 }

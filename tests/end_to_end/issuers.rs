@@ -35,7 +35,7 @@ pub fn write_secret(folder: &Path, name: &str, secret: &str) -> PathBuf {
 }
 
 /// A server whose backend shares [`SECRET`] with it.
-async fn server(kind: Kind) -> Server {
+pub async fn server(kind: Kind) -> Server {
     let mut setup = Setup::new(kind, &[]).await;
     let key = write_secret(setup.folder(), "backend.key", SECRET);
     setup.add_options(&["--auth-hmac-key-file", key.to_str().expect("a UTF-8 path")]);

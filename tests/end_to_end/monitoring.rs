@@ -20,8 +20,8 @@ async fn every_metric_that_operators_are_told_of_exists() {
     let (setup, _) = Setup::new(Kind::Sqlite, &[]).await.with_tls();
     let server = setup.start().await;
     provoke_all_labels(&server).await;
-    // Only a node has a bus, and only the name of a webhook labels its metrics.
-    let cluster = Cluster::start(1, &[]).await;
+    // Only a node has a bus, PostgreSQL an outbox, and only the name of a webhook labels its metrics.
+    let cluster = Cluster::start(1, &["--outbox", "shop"]).await;
     let receiver = Receiver::start([]).await;
     let setup = webhooks::setup(Kind::Sqlite, &webhooks::hook("crm", &receiver, ""), &[]).await;
     let sender = webhooks::start(setup).await;

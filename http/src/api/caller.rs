@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use uproar_core::protocol::{INTERNAL, PERMISSION_DENIED, TOO_MANY_REQUESTS};
-use uproar_model::{User, UserId, fold_name};
+use uproar_model::{Identity, User, UserId, fold_name};
 use uproar_store::{ApiKey, Scopes, UsersBy};
 
 /// Commands in one batch.
@@ -75,6 +75,9 @@ methods! {
     CreateUser = "create_user", "manage";
     RenameUser = "rename_user", "manage";
     CreateRoom = "create_room", "manage";
+    DeleteRoom = "delete_room", "manage";
+    RemoveMember = "remove_member", "manage";
+    Members = "members", "read";
 }
 
 /// What a request is answered with.
@@ -208,6 +211,9 @@ impl Caller {
             Method::CreateUser => self.create_user(params).await,
             Method::RenameUser => self.rename_user(params).await,
             Method::CreateRoom => self.create_room(params).await,
+            Method::DeleteRoom => self.delete_room(params).await,
+            Method::RemoveMember => self.remove_member(params).await,
+            Method::Members => self.members(params).await,
             Method::Info => self.info(params).await,
         }
     }
@@ -325,6 +331,7 @@ impl Caller {
                 let id = id.ok_or_else(|| MethodError::bad_request("this key names users by id, which is a number"))?;
                 store.account(UserId(id)).await?
             }
+            UsersBy::Subject => store.account_of(&self.identity(name)?).await?,
             UsersBy::Username => {
                 let key = fold_name(name)
                     .map_err(|error| MethodError::bad_request(format!("the name of the user {error}")))?;
@@ -339,12 +346,39 @@ impl Caller {
         self.find_user(name).await?.ok_or_else(|| MethodError::no_such_user(name))
     }
 
-    /// How the key names a user.
-    pub(super) fn name_of(&self, user: &User) -> String {
-        match self.key.users {
-            UsersBy::Id => user.id.to_string(),
-            UsersBy::Username => user.username.to_string(),
+    /// Whom a key that names users by subject means.
+    pub(super) fn identity(&self, subject: &str) -> Answered<Identity> {
+        let issuer = self.subject_issuer()?;
+        if subject.len() > Identity::SUBJECT_LIMIT_BYTES || subject.chars().any(char::is_control) {
+            let limit = Identity::SUBJECT_LIMIT_BYTES;
+            let text = format!("a subject has at most {limit} bytes and no control characters");
+            return Err(MethodError::bad_request(text));
         }
+        Ok(Identity { issuer: issuer.into(), subject: subject.into() })
+    }
+
+    fn subject_issuer(&self) -> Answered<&str> {
+        self.app.settings.subject_issuer.as_deref().ok_or_else(|| {
+            MethodError::not_available(
+                "this key names users by subject, but the server accepts no tokens of another system \
+                 (--auth-hmac-key-file, --auth-issuer, --oidc-issuer)",
+            )
+        })
+    }
+
+    /// How the key names these users. Somebody who has no name for it is called by an empty text.
+    pub(super) async fn names_of(&self, users: impl Iterator<Item = &User>) -> Answered<BTreeMap<UserId, String>> {
+        let users: BTreeMap<UserId, &User> = users.map(|user| (user.id, user)).collect();
+        let name = |(id, user): (UserId, &User)| match self.key.users {
+            UsersBy::Username => (id, user.username.to_string()),
+            UsersBy::Id | UsersBy::Subject => (id, id.to_string()),
+        };
+        if self.key.users != UsersBy::Subject {
+            return Ok(users.into_iter().map(name).collect());
+        }
+        let ids: Vec<UserId> = users.into_keys().collect();
+        let subjects = self.app.store.subjects(self.subject_issuer()?, &ids, self.key.user.id).await?;
+        Ok(ids.into_iter().zip(subjects.into_iter().map(Option::unwrap_or_default)).collect())
     }
 }
 

@@ -17,9 +17,10 @@ impl Caller {
         let channel = self.channel_in(params).await?;
         let _share = self.take_share()?;
         let clients = self.app.chat.presence(channel).await?;
+        let names = self.names_of(clients.iter().map(|it| &it.user)).await?;
         let object = |user: &User, client: &str| {
             let conn_info = json!({"username": &*user.username});
-            json!({"client": client, "user": self.name_of(user), "conn_info": conn_info})
+            json!({"client": client, "user": names.get(&user.id), "conn_info": conn_info})
         };
         let clients: Map<String, Value> =
             clients.into_iter().map(|it| (it.client.clone(), object(&it.user, &it.client))).collect();

@@ -4,15 +4,16 @@ use super::caller::Caller;
 use super::error::{Answered, MethodError};
 use super::params::Params;
 use super::publishing::Target;
-use crate::objects::fitting;
+use crate::objects::{fitting, role_word};
 use crate::validation;
 use serde::Serialize;
 use serde_json::json;
 use serde_json::value::RawValue;
+use std::collections::BTreeMap;
 use uproar_core::protocol::data;
 use uproar_core::protocol::{NOT_AVAILABLE, UNRECOVERABLE_POSITION};
-use uproar_model::{Head, Offset, PageRequest, Publication, User, UserEvent, fold_name, shown_name};
-use uproar_store::{NewRoom, RoomKind};
+use uproar_model::{Head, Offset, PageRequest, Publication, User, UserEvent, UserId, fold_name, shown_name};
+use uproar_store::{MemberEntry, MemberPage, NewRoom, RoomError, RoomKind};
 
 /// A publication in the form of the client protocol.
 #[derive(Serialize)]
@@ -97,6 +98,66 @@ impl Caller {
         Ok(json!({"channel": channel, "offset": room.offset, "epoch": &*room.epoch.0}).to_string())
     }
 
+    /// `{channel}`: `{}`. Deletes the room with everything in it, as its owner could.
+    pub(super) async fn delete_room(&self, params: &mut Params<'_>) -> Answered {
+        let name = room_in(params)?;
+        params.finish()?;
+        let app = &self.app;
+        let reserved_ms = app.settings.limits.room_name_reserved_ms;
+        let deleted = app.store.delete_room_for(&name, self.key.user.id, reserved_ms).await;
+        let room = deleted.inspect_err(|error| app.sweep_if_unknown(error)).map_err(|error| of_room(error, &name))?;
+        app.chat.close_room(room).await;
+        Ok("{}".to_owned())
+    }
+
+    /// `{user, channel}`: `{}`, also for somebody who is not a member.
+    pub(super) async fn remove_member(&self, params: &mut Params<'_>) -> Answered {
+        let (user, name) = (params.required_id("user")?, room_in(params)?);
+        params.finish()?;
+        let user = self.user(&user).await?;
+        let app = &self.app;
+        let before = app.store.generation();
+        let removal = match app.store.expel(&name, user.id, self.key.user.id).await {
+            Ok(removal) => removal,
+            Err(RoomError::NotMember) => return Ok("{}".to_owned()),
+            Err(error) => {
+                app.sweep_if_unknown(&error);
+                return Err(of_room(error, &name));
+            }
+        };
+        app.chat.learn(removal.room, app.history_since(before), removal.publication);
+        app.chat.notify(removal.member, UserEvent::Left { room: name.as_str().into() });
+        Ok("{}".to_owned())
+    }
+
+    /// `{channel, after?, limit?}`: `{members, total, next?}`. `after` is the `next` of the page before.
+    pub(super) async fn members(&self, params: &mut Params<'_>) -> Answered {
+        let name = room_in(params)?;
+        let after = params.id("after")?;
+        let limit: Option<u64> = params.parsed("limit", "a number")?;
+        params.finish()?;
+        let after = after.map(|after| after.parse::<i64>().ok().filter(|id| *id >= 0).map(UserId).ok_or(after));
+        let after =
+            after.transpose().map_err(|_| MethodError::bad_request("after must be the next of another page"))?;
+        let limit = self.app.page_limit(limit.filter(|limit| *limit > 0));
+        // One more than the page holds tells whether there are more.
+        let page = self.app.store.members_for(&name, self.key.user.id, after, limit + 1).await;
+        let MemberPage { mut members, count } = page.map_err(|error| of_room(error, &name))?;
+        let has_more = members.len() > limit;
+        members.truncate(limit);
+        let names = self.names_of(members.iter().map(|member| &member.user)).await?;
+        let object = |member: &MemberEntry| {
+            let User { id, username } = &member.user;
+            let role = role_word(member.role);
+            json!({"user": names.get(id), "username": &**username, "role": role, "joined_at": member.joined_at})
+        };
+        let mut result = json!({"members": members.iter().map(object).collect::<Vec<_>>(), "total": count});
+        if let Some(last) = members.last().filter(|_| has_more) {
+            result["next"] = last.user.id.to_string().into();
+        }
+        Ok(result.to_string())
+    }
+
     /// Makes a user a member of a room, and tells the chat. `name`: the room's, folded.
     pub(super) async fn enroll(&self, name: &str, user: &User) -> Answered<()> {
         let app = &self.app;
@@ -154,20 +215,10 @@ impl Caller {
         };
         let page = self.app.store.page_for(room, request, bot).await?;
         let page = page.ok_or_else(|| MethodError::no_such_room(&name))?;
-        let objects = page.publications.iter().map(|publication| self.object_of(publication));
+        let names = self.names_of(page.publications.iter().map(|publication| &publication.user)).await?;
+        let objects = page.publications.iter().map(|publication| object_of(publication, &names));
         let (publications, _) = fitting(objects, limits.response_limit_bytes);
         answer_history(since.map(|(_, epoch)| epoch), &page.head, publications)
-    }
-
-    fn object_of(&self, publication: &Publication) -> PublicationObject {
-        let mut json = Vec::new();
-        data::encode(&mut json, publication);
-        // It is JSON, which is UTF-8.
-        let json = String::from_utf8(json).unwrap_or_default();
-        let Publication { offset, user, time, .. } = publication;
-        let conn_info = ConnInfo { username: user.username.to_string() };
-        let info = Info { user: self.name_of(user), client: "", conn_info };
-        PublicationObject { offset: *offset, data: RawValue::from_string(json).unwrap_or_default(), info, time: *time }
     }
 
     /// `history_remove {channel}`: the log of a room is what clients resume from.
@@ -175,6 +226,34 @@ impl Caller {
         params.required_text("channel")?;
         params.finish()?;
         Err(MethodError::not_available("a room's history can't be removed; delete messages, or the room"))
+    }
+}
+
+/// `names`: how the key names the authors.
+fn object_of(publication: &Publication, names: &BTreeMap<UserId, String>) -> PublicationObject {
+    let mut json = Vec::new();
+    data::encode(&mut json, publication);
+    // It is JSON, which is UTF-8.
+    let json = String::from_utf8(json).unwrap_or_default();
+    let Publication { offset, user, time, .. } = publication;
+    let conn_info = ConnInfo { username: user.username.to_string() };
+    let info = Info { user: names.get(&user.id).cloned().unwrap_or_default(), client: "", conn_info };
+    PublicationObject { offset: *offset, data: RawValue::from_string(json).unwrap_or_default(), info, time: *time }
+}
+
+/// The folded name of the room in `channel`.
+fn room_in(params: &mut Params<'_>) -> Answered {
+    match Target::of(&params.required_text("channel")?)? {
+        Target::Room(name) => Ok(name),
+        Target::Live(_) | Target::User(_) => Err(MethodError::not_available("only rooms have members")),
+    }
+}
+
+/// The error of a call about this room.
+fn of_room(error: RoomError, name: &str) -> MethodError {
+    match error {
+        RoomError::NoRoom => MethodError::no_such_room(name),
+        error => error.into(),
     }
 }
 

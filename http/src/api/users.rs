@@ -1,22 +1,39 @@
 //! Methods about users, who may be created before they ever connect.
 
 use super::caller::Caller;
-use super::error::{Answered, MethodError};
+use super::error::{Answered, CONFLICT, MethodError};
 use super::params::Params;
 use crate::validation;
 use serde_json::json;
 use std::sync::Arc;
 use uproar_model::{User, UserEvent, fold_name, shown_name};
-use uproar_store::Account;
+use uproar_store::{Account, UsersBy};
 
 impl Caller {
-    /// `{username}`: `{user, username}`. The user has no password.
+    /// `{username, user?}`: `{user, username}`. The user has no password. A key that names users by subject says in
+    /// `user` who it is; the name may then get a number.
     pub(super) async fn create_user(&self, params: &mut Params<'_>) -> Answered {
         let username = params.required_text("username")?;
+        if self.key.users == UsersBy::Subject {
+            let user = params.required_id("user")?;
+            params.finish()?;
+            return self.create_identity(&user, &username).await;
+        }
+        params.refuse("user", || MethodError::bad_request("user is only for keys that name users by subject"))?;
         params.finish()?;
         let key = self.new_username(&username)?;
         let account = self.app.store.create_bare_user(&shown_name(&username), &key, self.key.user.id).await?;
-        Ok(self.user_object(&account))
+        self.user_object(&account).await
+    }
+
+    async fn create_identity(&self, subject: &str, username: &str) -> Answered {
+        let identity = self.identity(subject)?;
+        self.new_username(username)?;
+        if self.app.store.account_of(&identity).await?.is_some() {
+            return Err(MethodError::new(CONFLICT, "there is a user with this subject already"));
+        }
+        let account = self.app.store.ensure_identity(&identity, &shown_name(username)).await?;
+        self.user_object(&account).await
     }
 
     /// `{user, username}`: the same, with the new name.
@@ -27,7 +44,7 @@ impl Caller {
         let user = self.user(&user).await?;
         let account = self.app.store.rename_user(user.id, &shown_name(&username), &key, self.key.user.id).await?;
         self.app.chat.notify(user.id, UserEvent::Renamed { username: Arc::clone(&account.username) });
-        Ok(self.user_object(&account))
+        self.user_object(&account).await
     }
 
     /// `{user}`: `{}`. Revokes the tokens, and closes the connections that were opened with them.
@@ -64,7 +81,9 @@ impl Caller {
         fold_name(username).map_err(|error| wrong(error.to_string()))
     }
 
-    fn user_object(&self, account: &Account) -> String {
-        json!({"user": self.name_of(&User::from(account)), "username": &*account.username}).to_string()
+    async fn user_object(&self, account: &Account) -> Answered {
+        let user = User::from(account);
+        let names = self.names_of(std::iter::once(&user)).await?;
+        Ok(json!({"user": names.get(&user.id), "username": &*account.username}).to_string())
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use uproar_core::limits::Limits;
 use uproar_http::api::hash_of;
 use uproar_http::{Channel, ChatError, PresentClient, PublishError, Settings};
-use uproar_model::{Kind, Refusal, User, UserEvent, UserId};
+use uproar_model::{Identity, Kind, Refusal, User, UserEvent, UserId};
 use uproar_store::{NewApiKey, NewRoom, Room, RoomKind, Scopes, UsersBy};
 
 /// A backend with a key.
@@ -230,6 +230,9 @@ async fn each_method_needs_its_scope() {
             ("create_user", "manage"),
             ("rename_user", "manage"),
             ("create_room", "manage"),
+            ("delete_room", "manage"),
+            ("remove_member", "manage"),
+            ("members", "read"),
         ] {
             let answer = backend.raw(&format!("/api/{method}"), &[], "{}").await.expect(200);
             assert_eq!(answer["error"]["code"] == 103, scope != needed, "{scope}: {method}: {answer}");
@@ -815,4 +818,109 @@ async fn a_live_channel_that_nobody_can_join_is_an_error() {
         }
     }
     backend.call("publish", json!({"channel": "live:lobby/x", "data": 1})).await;
+}
+
+#[tokio::test]
+async fn members_are_listed_and_removed_and_rooms_deleted() {
+    let server = server().await;
+    let mut backend = backend(&server).await;
+    let owner = server.store.ensure_user("Olga", "olga").await.unwrap().id;
+    let id = room(&server, "r", owner, RoomKind::Private).await.id;
+    let ann = backend.call("create_user", json!({"username": "Ann"})).await["user"].clone();
+    let channel = "room:R";
+    backend.call("subscribe", json!({"user": ann, "channel": channel})).await;
+    let page = backend.call("members", json!({"channel": channel, "limit": 1})).await;
+    assert_eq!((&page["total"], page["members"].as_array().unwrap().len()), (&json!(2), 1), "{page}");
+    let first = &page["members"][0];
+    assert_eq!((&first["user"], &first["username"]), (&json!(owner.to_string()), &json!("Olga")));
+    assert!(first["role"] == "owner" && first["joined_at"].is_u64(), "{first}");
+    let rest = backend.call("members", json!({"channel": channel, "after": page["next"]})).await;
+    assert_eq!((&rest["members"][0]["user"], &rest["members"][0]["role"]), (&ann, &json!("member")));
+    assert_eq!((rest["members"].as_array().unwrap().len(), &rest["next"]), (1, &Value::Null));
+
+    let before = server.chat.learned.lock().unwrap().len();
+    for _ in 0..2 {
+        // Again, it changes nothing.
+        let params = json!({"user": ann, "channel": channel});
+        assert_eq!(backend.call("remove_member", params).await, json!({}));
+    }
+    let learned = server.chat.learned.lock().unwrap()[before..].to_vec();
+    assert_eq!(learned.len(), 1);
+    assert_eq!((learned[0].0, learned[0].1.kind, learned[0].1.user.id), (id, Kind::Removed, backend.bot));
+    assert_eq!(backend.call("members", json!({"channel": channel})).await["total"], 1);
+
+    let (code, message) = backend.error("remove_member", json!({"user": owner.to_string(), "channel": channel})).await;
+    assert_eq!((code, message.as_str()), (103, "not allowed: the owner can't be removed"));
+    for (method, params, code) in [
+        ("remove_member", json!({"user": ann}), 107),
+        ("remove_member", json!({"channel": channel}), 107),
+        ("remove_member", json!({"user": "999", "channel": channel}), 107),
+        ("remove_member", json!({"user": ann, "channel": "room:x"}), 102),
+        ("remove_member", json!({"user": ann, "channel": "live:x"}), 108),
+        ("members", json!({}), 107),
+        ("members", json!({"channel": "room:x"}), 102),
+        ("members", json!({"channel": channel, "after": "x"}), 107),
+        ("members", json!({"channel": channel, "limit": "x"}), 107),
+        ("delete_room", json!({}), 107),
+        ("delete_room", json!({"channel": "user:1"}), 108),
+        ("delete_room", json!({"channel": "room:x"}), 102),
+        ("delete_room", json!({"channel": channel, "force": true}), 107),
+    ] {
+        assert_eq!(backend.fails(method, params.clone()).await, code, "{method} {params}");
+    }
+    assert_eq!(backend.call("delete_room", json!({"channel": channel})).await, json!({}));
+    assert_eq!(*server.chat.closed.lock().unwrap(), [id]);
+    assert_eq!(backend.fails("delete_room", json!({"channel": channel})).await, 102);
+}
+
+#[tokio::test]
+async fn a_key_names_users_as_the_embedder_does() {
+    let server = server_with(Settings { subject_issuer: Some("hmac".to_owned()), ..settings() }).await;
+    let mut backend = backend_with(&server, "subjects", "publish,read,manage,impersonate", UsersBy::Subject).await;
+    // Before anybody connects.
+    let created = backend.call("create_user", json!({"user": "a-1", "username": "Ann"})).await;
+    assert_eq!(created, json!({"user": "a-1", "username": "Ann"}));
+    let identity = Identity { issuer: "hmac".into(), subject: "a-1".into() };
+    let ann = server.store.account_of(&identity).await.unwrap().unwrap();
+    assert_eq!(backend.fails("create_user", json!({"user": "a-1", "username": "Other"})).await, 113);
+    // A number is a subject, too, and a name that is taken gets a number.
+    let created = backend.call("create_user", json!({"user": 17, "username": "Ann"})).await;
+    assert_eq!(created["user"], "17");
+    assert_ne!(created["username"], "Ann");
+    let renamed = backend.call("rename_user", json!({"user": "a-1", "username": "Anna"})).await;
+    assert_eq!(renamed, json!({"user": "a-1", "username": "Anna"}));
+
+    backend.call("create_room", json!({"name": "r", "owner": "a-1"})).await;
+    backend.call("subscribe", json!({"user": "17", "channel": "room:r"})).await;
+    let data = json!({"text": "hello", "as": "a-1"});
+    backend.call("publish", json!({"channel": "room:r", "data": data})).await;
+    assert_eq!(server.chat.published.lock().unwrap().last().unwrap().user.id, ann.id);
+    let members = backend.call("members", json!({"channel": "room:r"})).await;
+    let users: Vec<&Value> = members["members"].as_array().unwrap().iter().map(|member| &member["user"]).collect();
+    assert_eq!(users, ["a-1", "17"]);
+    // The bot is nobody there.
+    backend.call("publish", json!({"channel": "room:r", "data": {"text": "from the bot"}})).await;
+    let members = backend.call("members", json!({"channel": "room:r"})).await;
+    assert!(members["members"].as_array().unwrap().iter().any(|member| member["user"] == ""), "{members}");
+
+    for (method, params, code) in [
+        ("create_user", json!({"username": "x"}), 107),
+        ("create_user", json!({"user": "x".repeat(256), "username": "x"}), 107),
+        ("create_user", json!({"user": "a\n", "username": "x"}), 107),
+        ("create_user", json!({"user": "new", "username": "a\nb"}), 107),
+        ("subscribe", json!({"user": "nobody", "channel": "room:r"}), 107),
+        ("publish", json!({"channel": "room:r", "data": {"text": "x", "as": "nobody"}}), 107),
+    ] {
+        assert_eq!(backend.fails(method, params.clone()).await, code, "{method} {params}");
+    }
+    let (_, message) = backend.error("block_user", json!({"user": "nobody"})).await;
+    assert_eq!(message, "there is no user 'nobody'; create_user creates one");
+
+    // Keys of other kinds have no use for it, and a server without other systems has none for this key.
+    let mut other = backend_with(&server, "ids", "manage", UsersBy::Id).await;
+    assert_eq!(other.fails("create_user", json!({"user": "b-2", "username": "Ben"})).await, 107);
+    let lone = crate::support::server().await;
+    let mut backend = backend_with(&lone, "lone", "manage", UsersBy::Subject).await;
+    let (code, message) = backend.error("block_user", json!({"user": "a-1"})).await;
+    assert!(code == 108 && message.contains("--auth-hmac-key-file"), "{message}");
 }

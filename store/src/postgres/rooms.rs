@@ -82,10 +82,27 @@ pub(crate) async fn remove_member(
 ) -> Result<(UserId, Publication), RoomError> {
     let sql = "SELECT outcome, member, at_offset, at_number, at_ms, change_id, change_body, actor_name
         FROM remove_member($1, $2, $3)";
-    type RemovalRow =
-        (String, Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<String>, Option<String>, Option<String>);
     let args = [Arg::Int(room.0), Arg::Int(actor.0), Arg::Text(member_key)];
-    let row = db.optional::<RemovalRow>(sql, &args).await?.ok_or_else(incomplete)?;
+    removal_from(db.optional::<RemovalRow>(sql, &args).await?.ok_or_else(incomplete)?, actor)
+}
+
+/// Ends a membership, whatever rights the actor has.
+pub(crate) async fn expel(
+    db: &mut DbConnection,
+    room: RoomId,
+    actor: UserId,
+    user: UserId,
+) -> Result<(UserId, Publication), RoomError> {
+    let sql = "SELECT outcome, member, at_offset, at_number, at_ms, change_id, change_body, actor_name
+        FROM expel_member($1, $2, $3)";
+    let args = [Arg::Int(room.0), Arg::Int(actor.0), Arg::Int(user.0)];
+    removal_from(db.optional::<RemovalRow>(sql, &args).await?.ok_or_else(incomplete)?, actor)
+}
+
+type RemovalRow =
+    (String, Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<String>, Option<String>, Option<String>);
+
+fn removal_from(row: RemovalRow, actor: UserId) -> Result<(UserId, Publication), RoomError> {
     let (outcome, member, offset, number, at, id, body, actor_name) = row;
     if outcome != "removed" {
         return Err(refused(&outcome));

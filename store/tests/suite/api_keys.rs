@@ -1,10 +1,10 @@
 //! API keys, the audit log, and what keys do in rooms.
 
 use crate::harness::*;
-use uproar_model::{Kind, UserId};
+use uproar_model::{Identity, Kind, Publication, UserId};
 use uproar_store::{
-    ApiKeyError, AuditEntry, CreateUserError, NewApiKey, NewUser, PageRequest, RenameError, RoomError, RoomKind,
-    Scopes, UsersBy,
+    ApiKeyError, AuditEntry, CreateUserError, NewApiKey, NewRoom, NewUser, PageRequest, RenameError, Role, RoomError,
+    RoomKind, Scopes, UsersBy,
 };
 
 fn new_key(name: &str, hash: &str, user: UserId) -> NewApiKey {
@@ -101,6 +101,58 @@ pub async fn a_key_makes_anybody_a_member_of_any_room(world: World) {
     let cleo = world.user("Cleo").await;
     assert!(matches!(world.store.enroll("secret", cleo, bot).await, Err(RoomError::Full)));
     assert_eq!(world.store.members("secret", ann, None, 10).await.unwrap().count, 3);
+}
+
+pub async fn a_key_removes_members_and_rooms(world: World) {
+    let (ann, ben, bot) = (world.user("Ann").await, world.user("Ben").await, world.user("Bot").await);
+    let room = world.room("secret", ann, RoomKind::Private, 9).await.id;
+    world.store.enroll("secret", ben, bot).await.unwrap();
+    let page = world.store.members_for("secret", bot, None, 1).await.unwrap();
+    let members: Vec<_> = page.members.iter().map(|member| (member.user.id, member.role)).collect();
+    assert_eq!((members, page.count), (vec![(ann, Role::Owner)], 2));
+    let rest = world.store.members_for("secret", bot, Some(ann), 9).await.unwrap();
+    assert_eq!(rest.members.iter().map(|member| member.user.id).collect::<Vec<_>>(), [ben]);
+    for name in ["nowhere", "a\0"] {
+        assert!(matches!(world.store.members_for(name, bot, None, 9).await, Err(RoomError::NoRoom)), "{name}");
+        assert!(matches!(world.store.expel(name, ben, bot).await, Err(RoomError::NoRoom)), "{name}");
+        assert!(matches!(world.store.delete_room_for(name, bot, 0).await, Err(RoomError::NoRoom)), "{name}");
+    }
+
+    let before = world.store.room_named("secret", bot).await.unwrap().unwrap().1.offset;
+    let removal = world.store.expel("secret", ben, bot).await.unwrap();
+    assert_eq!((removal.room, removal.member), (room, ben));
+    let Publication { kind, offset, user, .. } = &removal.publication;
+    assert_eq!((*kind, *offset, user.id), (Kind::Removed, before + 1, bot));
+    assert_eq!(removal.publication.member().unwrap().id, ben.to_string());
+    assert_eq!(world.store.members("secret", ann, None, 9).await.unwrap().count, 1);
+    for stranger in [ben, UserId(999)] {
+        let again = world.store.expel("secret", stranger, bot).await;
+        assert!(matches!(again, Err(RoomError::NotMember)), "{again:?}");
+    }
+    let owner = world.store.expel("secret", ann, bot).await;
+    assert!(matches!(owner, Err(RoomError::NotAllowed(_))), "{owner:?}");
+
+    assert_eq!(world.store.delete_room_for("secret", bot, 60_000).await.unwrap(), room);
+    assert!(world.store.room_named("secret", bot).await.unwrap().is_none());
+    // As if the owner had deleted it, the name is theirs for a while.
+    let new = |owner| NewRoom { name: "secret".into(), title: "".into(), kind: RoomKind::Public, size: 5, owner };
+    assert!(matches!(world.store.create_room_for(new(bot), bot).await, Err(RoomError::NameTaken)));
+    world.store.create_room_for(new(ann), bot).await.unwrap();
+}
+
+pub async fn users_are_found_by_what_another_system_calls_them(world: World) {
+    let bot = world.user("Bot").await;
+    let identity = |issuer: &str, subject: &str| Identity { issuer: issuer.into(), subject: subject.into() };
+    let ann = world.store.ensure_identity(&identity("hmac", "a-1"), "Ann").await.unwrap().id;
+    let ben = world.store.ensure_identity(&identity("hmac", "b-2"), "Ben").await.unwrap().id;
+    let cem = world.store.ensure_identity(&identity("https://id.example.org", "a-1"), "Cem").await.unwrap().id;
+    let users = [ben, bot, ann, UserId(999), cem, ben];
+    let (one, two) = (Some("a-1".to_owned()), Some("b-2".to_owned()));
+    let found = world.store.subjects("hmac", &users, bot).await.unwrap();
+    assert_eq!(found, [two.clone(), None, one.clone(), None, None, two]);
+    let found = world.store.subjects("https://id.example.org", &users, bot).await.unwrap();
+    assert_eq!(found, [None, None, None, None, one, None]);
+    assert_eq!(world.store.subjects("hmac", &[], bot).await.unwrap(), []);
 }
 
 pub async fn a_renamed_user_keeps_the_former_name(world: World) {

@@ -137,7 +137,9 @@ on_every_store! {
 on_every_store! {
     uproar_store::OpenOptions::default().join_leave_limit, sqlite_with_joins, postgres_with_joins, memory_with_joins;
     api_keys:
-        a_key_makes_anybody_a_member_of_any_room;
+        a_key_makes_anybody_a_member_of_any_room,
+        a_key_removes_members_and_rooms,
+        users_are_found_by_what_another_system_calls_them;
     rooms:
         a_new_room_has_its_owner_as_the_only_member,
         room_names_are_unique,

@@ -891,7 +891,7 @@ fn a_migration_does_not_wait_for_locks() {
              ALTER TABLE messages DROP COLUMN meta;
              ALTER TABLE users DROP COLUMN blocked_at;
              DROP FUNCTION tell_nodes, tell_of_room, tell_of_revocation, uproar_outbox_tell CASCADE;
-             DROP FUNCTION begin_change, enroll_member, clock_ms, lock_room, publish_change, join_rooms,
+             DROP FUNCTION begin_change, enroll_member, expel_member, clock_ms, lock_room, publish_change, join_rooms,
                remove_member, delete_room, append(bigint[], bigint[], text[], smallint[], bigint[], text[], bigint),
                append(bigint[], bigint[], text[], smallint[], bigint[], text[], bigint, text[]);
              DELETE FROM meta WHERE name = 'usable_since'; DELETE FROM _sqlx_migrations WHERE version > 10;
