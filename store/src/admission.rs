@@ -57,7 +57,6 @@ pub(crate) async fn judge(db: &mut DbConnection, wanted: &[(String, UserId)]) ->
 
 fn verdict_from(generation: DatabaseGeneration, row: AdmissionRow) -> Verdict {
     match row {
-        (Some(_), Some(0), _, _, None, None) => Verdict::Refused(JoinError::NoUser),
         (Some(id), _, Some(epoch), Some(offset), Some(role), Some(username)) => Verdict::Admitted(Admission {
             room: RoomId(id),
             epoch: generation.epoch(&epoch),
@@ -67,8 +66,10 @@ fn verdict_from(generation: DatabaseGeneration, row: AdmissionRow) -> Verdict {
             joined: false,
             added: None,
         }),
-        (Some(id), Some(0), Some(epoch), _, None, Some(username)) => {
-            Verdict::MayJoin { room: RoomId(id), epoch: generation.epoch(&epoch), username: username.into() }
+        // If there is no such user, joining fails.
+        (Some(id), Some(0), Some(epoch), _, None, username) => {
+            let username = username.unwrap_or_default().into();
+            Verdict::MayJoin { room: RoomId(id), epoch: generation.epoch(&epoch), username }
         }
         _ => Verdict::Refused(JoinError::NoRoom),
     }
