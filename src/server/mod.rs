@@ -6,6 +6,7 @@ mod generation;
 pub(crate) mod holder;
 mod http;
 mod listeners;
+mod load;
 mod notify;
 mod parts;
 mod process;

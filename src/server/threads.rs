@@ -5,7 +5,7 @@ use super::listeners::{Listeners, OfShard};
 use super::parts::{Hooks, Parts};
 use super::process::Signals;
 use super::watchdog::{self, Watchdog};
-use super::{Setup, certificate, clock, generation, http, revocations};
+use super::{Setup, certificate, clock, generation, http, load, revocations};
 use crate::bus::{BusSetup, run_bus};
 use crate::chat::{self, Chat};
 use crate::driver::{self, Control, Driver, HandOver, ShardHandle, ShardSetup, TlsSetup};
@@ -84,6 +84,8 @@ struct Others {
     revocations: JoinHandle<()>,
     /// Fetches the keys of an identity provider.
     keys: JoinHandle<()>,
+    /// Tells the other nodes what this one serves.
+    load: JoinHandle<()>,
     /// Keeps the certificate up to date.
     certificate: JoinHandle<Result<()>>,
 }
@@ -178,6 +180,7 @@ impl Threads {
                 setup.store.clock(),
                 Duration::from_millis(setup.limits.keys_fetch_interval_ms),
             )),
+            load: tokio::spawn(load::report(setup.options.node()?, Arc::clone(&chat), Arc::clone(&setup.store))),
             certificate: tokio::spawn(certificate::watch(setup.tls.clone())),
         };
         let http = tokio::spawn(http::serve(Arc::clone(&service), limit, handed_over, http_drains));
@@ -221,7 +224,8 @@ impl Threads {
     /// If something makes it impossible to go on: another process has taken the database, the database can't be
     /// trusted, or a thread or task has ended.
     pub(super) async fn wait(&mut self, signals: &mut Signals, store: &SharedStore) -> Result<&'static str> {
-        let Others { admin, redirect, audit, clock, generation, revocations, keys, certificate } = &mut self.others;
+        let Others { admin, redirect, audit, clock, generation, revocations, keys, load, certificate } =
+            &mut self.others;
         tokio::select! {
             // In this order: a lane that finds the database broken reports it first, and then ends.
             biased;
@@ -248,6 +252,7 @@ impl Threads {
             _ = generation => bail!("the task that follows the database's generation ended unexpectedly"),
             _ = revocations => bail!("the search for revoked tokens ended unexpectedly"),
             _ = keys => bail!("the task that fetches the keys of the identity provider ended unexpectedly"),
+            _ = load => bail!("the task that tells the other nodes what this one serves ended unexpectedly"),
             result = certificate => match result {
                 Ok(Err(error)) => Err(error),
                 _ => bail!("the task that keeps the certificate up to date ended unexpectedly"),

@@ -9,8 +9,8 @@ use crate::error::{ApiKeyError, AppendError, CreateUserError, OpenError, RenameE
 use crate::generation::DatabaseGeneration;
 use crate::objects::{
     Account, Addition, ApiKey, AuditEntry, Cursor, DeletedHook, Enrolment, Hook, HookTarget, Join, Login, MemberPage,
-    MessagePage, Move, NewApiKey, NewHook, NewRoom, NewUser, OutboxRow, OutboxState, Progress, Registration, Removal,
-    Room, UnreadRoom,
+    MessagePage, Move, NewApiKey, NewHook, NewRoom, NewUser, NodeLoad, OtherNode, OutboxRow, OutboxState, Progress,
+    Registration, Removal, Room, UnreadRoom,
 };
 use crate::options::OpenOptions;
 use crate::postgres::{Lead, OutboxListener, Postgres, PostgresBus};
@@ -19,7 +19,7 @@ use crate::store::Store;
 use crate::task::Task;
 use crate::turns::{Place, TurnOf, Turns};
 use crate::unwritten::UnwrittenMarkers;
-use crate::{api_keys, history, hooks, markers, names, outbox, positions, rooms, users};
+use crate::{api_keys, history, hooks, markers, names, nodes, outbox, positions, rooms, users};
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -989,6 +989,25 @@ impl Store for Database {
         match &self.calls.backend {
             Backend::Sqlite(_) => None,
             Backend::Postgres(postgres) => postgres.bus(),
+        }
+    }
+
+    async fn report_load(&self, node: &str, load: NodeLoad) -> Result<(), StoreError> {
+        require_storable(&[node])?;
+        match &self.calls.backend {
+            Backend::Sqlite(_) => Ok(()),
+            Backend::Postgres(_) => {
+                self.calls.change(TurnOf::Server, async |db| nodes::report_load(db, node, load).await).await
+            }
+        }
+    }
+
+    async fn other_nodes(&self, node: &str) -> Result<Vec<OtherNode>, StoreError> {
+        match &self.calls.backend {
+            Backend::Sqlite(_) => Ok(Vec::new()),
+            Backend::Postgres(_) => {
+                self.calls.read_in_turn(TurnOf::Server, async |db| nodes::others(db, node).await).await
+            }
         }
     }
 

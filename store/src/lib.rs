@@ -42,6 +42,7 @@ pub mod memory;
 mod migrate;
 mod migrations;
 mod names;
+mod nodes;
 mod objects;
 mod open;
 mod options;
@@ -68,8 +69,9 @@ pub use data_folder::DataFolder;
 pub use error::{ApiKeyError, AppendError, CreateUserError, OpenError, RenameError, RoomError, StoreError};
 pub use objects::{
     Account, Addition, ApiKey, AuditEntry, Batch, Cursor, DeletedHook, Enrolment, Hook, HookTarget, Join, Login,
-    MemberEntry, MemberPage, Message, MessagePage, Move, NewApiKey, NewHook, NewRoom, NewUser, OutboxRow, OutboxState,
-    Position, Progress, Reaction, Registration, Removal, Room, RoomKind, Scopes, UnreadRoom, UsersBy,
+    MemberEntry, MemberPage, Message, MessagePage, Move, NewApiKey, NewHook, NewRoom, NewUser, NodeLoad, OtherNode,
+    OutboxRow, OutboxState, Position, Progress, Reaction, Registration, Removal, Room, RoomKind, Scopes, UnreadRoom,
+    UsersBy,
 };
 pub use open::open;
 pub use options::{DatabaseUrl, OpenOptions};

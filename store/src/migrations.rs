@@ -51,6 +51,7 @@ pub(crate) const POSTGRES: &[Migration] = &[
     (20, "outbox", include_str!("../../migrations/postgres/0020_outbox.sql")),
     (21, "batches", include_str!("../../migrations/postgres/0021_batches.sql")),
     (22, "expel", include_str!("../../migrations/postgres/0022_expel.sql")),
+    (23, "node loads", include_str!("../../migrations/postgres/0023_node_loads.sql")),
 ];
 
 /// Changing the schema of a large database takes long, and an administrator can see that the database is at work.

@@ -458,3 +458,23 @@ pub struct OutboxState {
     /// When the first row that waits was written. `None`: none waits.
     pub since: Option<UnixMillis>,
 }
+
+/// What a node serves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NodeLoad {
+    pub connections: u64,
+    /// Users with connections.
+    pub users: u64,
+    pub subscriptions: u64,
+    pub channels: u64,
+}
+
+/// Another node that is alive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtherNode {
+    pub name: String,
+    pub version: String,
+    pub uptime_ms: u64,
+    /// As it last told.
+    pub load: NodeLoad,
+}

@@ -4,8 +4,8 @@ use crate::commits::Commits;
 use crate::error::{ApiKeyError, AppendError, CreateUserError, RenameError, RoomError, StoreError};
 use crate::objects::{
     Account, Addition, ApiKey, AuditEntry, Cursor, DeletedHook, Enrolment, Hook, HookTarget, Join, Login, MemberPage,
-    MessagePage, Move, NewApiKey, NewHook, NewRoom, NewUser, OutboxRow, OutboxState, Progress, Registration, Removal,
-    Room, UnreadRoom,
+    MessagePage, Move, NewApiKey, NewHook, NewRoom, NewUser, NodeLoad, OtherNode, OutboxRow, OutboxState, Progress,
+    Registration, Removal, Room, UnreadRoom,
 };
 use crate::outbox;
 use crate::postgres::{Lead, OutboxListener, PostgresBus};
@@ -406,6 +406,16 @@ pub trait Store: Send + Sync + 'static {
     /// The bus of the database, if this process is one of several nodes.
     fn bus(&self) -> Option<PostgresBus> {
         None
+    }
+
+    /// Tells the other nodes what the node with this name serves.
+    async fn report_load(&self, _node: &str, _load: NodeLoad) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// The nodes that are alive, except the one with this name.
+    async fn other_nodes(&self, _node: &str) -> Result<Vec<OtherNode>, StoreError> {
+        Ok(Vec::new())
     }
 
     /// How many other nodes that use the database are alive.

@@ -5,9 +5,10 @@ use crate::centrifuge::Wire;
 use crate::client::{Http, Received, Response, User, Ws, within};
 use crate::databases::Kind;
 use crate::issuers;
+use crate::nodes::Cluster;
 use crate::sdk_client::installed;
 use crate::server::{Server, assert_contains, number, run, text, until};
-use crate::two_nodes::are_two;
+use crate::two_nodes::{alone, are_two};
 use serde_json::{Value, json};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -435,4 +436,34 @@ async fn users_are_prepared_before_they_connect(kind: Kind) {
     call("delete_room", json!({"channel": "room:team"})).await;
     let answer = send(server.port, "/api/history", &key, &json!({"channel": "room:team"})).await;
     assert_eq!(answer.expect(200)["error"]["code"], 102);
+}
+
+/// However a cluster is asked, it answers for all of its nodes.
+#[tokio::test]
+async fn info_lists_all_nodes() {
+    alone!("it has nodes of its own");
+    let mut cluster = Cluster::start(2, &[]).await;
+    let url = cluster.url().to_owned();
+    let [a, b] = &mut cluster.nodes[..] else { panic!("not two nodes") };
+    let data = a.setup.data();
+    let words = ["api-key", "add", "k", "--user", "bot", "--data", data.to_str().unwrap(), "--database", &url];
+    let key = printed(&run(&words).await);
+    let ann = a.user("ann").await;
+    a.create_room(&ann, "r").await;
+    let _ws = b.join(&ann, "room=r").await;
+    let nodes = async |server: &Server| call(server, "info", &key, json!({})).await["nodes"].clone();
+    let words = |node: &Value| {
+        let counts = ["num_clients", "num_users"].map(|name| number(&node[name]));
+        (text(&node["name"]), counts)
+    };
+    let expected = [("a".to_owned(), [0, 0]), ("b".to_owned(), [1, 1])];
+    until("a has heard of what b serves", async || {
+        nodes(a).await.as_array().unwrap().iter().map(words).collect::<Vec<_>>() == expected
+    })
+    .await;
+    let of_b = nodes(b).await;
+    assert_eq!((of_b.as_array().unwrap().len(), &of_b[0]["name"], &of_b[1]["name"]), (2, &json!("b"), &json!("a")));
+    assert!(of_b[1]["version"].is_string() && number(&of_b[1]["uptime"]) < 600, "{of_b}");
+    b.stop().await;
+    assert_eq!(nodes(a).await.as_array().unwrap().len(), 1);
 }

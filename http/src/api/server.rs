@@ -3,27 +3,43 @@
 use super::caller::Caller;
 use super::error::{Answered, MethodError};
 use super::params::Params;
-use serde_json::json;
+use crate::chat::ChatCounts;
+use serde_json::{Value, json};
 use uproar_core::protocol::INTERNAL;
+use uproar_store::{NodeLoad, OtherNode};
 
 impl Caller {
-    /// `{}`: `{nodes}`, of which this one answers.
+    /// `{}`: `{nodes}`: this one as it is now, and the others as they last told.
     pub(super) async fn info(&self, params: &mut Params<'_>) -> Answered {
         params.finish()?;
         let app = &self.app;
         let counts = app.chat.counts().await.ok_or_else(|| {
             MethodError::new(INTERNAL, "the server could not count its connections in time; try again")
         })?;
-        let node = json!({
-            "uid": app.settings.node_name,
-            "name": app.settings.node_name,
-            "version": env!("CARGO_PKG_VERSION"),
-            "num_clients": counts.connections,
-            "num_users": counts.users,
-            "num_subs": counts.subscriptions,
-            "num_channels": counts.channels,
-            "uptime": app.started.elapsed().as_secs(),
-        });
-        Ok(json!({"nodes": [node]}).to_string())
+        let ChatCounts { connections, users, subscriptions, channels } = counts;
+        let own_name = &app.settings.node_name;
+        let own = OtherNode {
+            name: own_name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_ms: u64::try_from(app.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            load: NodeLoad { connections, users, subscriptions, channels },
+        };
+        let others = app.store.other_nodes(own_name).await?;
+        let nodes: Vec<Value> = std::iter::once(&own).chain(&others).map(object_of).collect();
+        Ok(json!({"nodes": nodes}).to_string())
     }
+}
+
+fn object_of(node: &OtherNode) -> Value {
+    let OtherNode { name, version, uptime_ms, load } = node;
+    json!({
+        "uid": name,
+        "name": name,
+        "version": version,
+        "num_clients": load.connections,
+        "num_users": load.users,
+        "num_subs": load.subscriptions,
+        "num_channels": load.channels,
+        "uptime": uptime_ms / 1000,
+    })
 }

@@ -23,7 +23,7 @@ pub(crate) use generation::restored;
 pub(crate) use inspect::inspect;
 pub(crate) use key::change as change_key;
 pub use lead::Lead;
-pub(crate) use nodes::list as nodes;
+pub(crate) use nodes::{SILENCE_MS, list as nodes};
 pub use outbox::OutboxListener;
 pub(crate) use receiver::{Receiver, Vacancy};
 pub(crate) use sessions::Lent;

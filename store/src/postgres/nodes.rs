@@ -21,7 +21,7 @@ const BEAT_INTERVAL_MS: u64 = 2_000;
 /// everybody silent.
 const UNMOVED_LIMIT: u32 = 3;
 /// After this time without a beat the others take us for silent, so we go on as a new incarnation.
-const SILENCE_MS: u64 = 6_000;
+pub(crate) const SILENCE_MS: u64 = 6_000;
 /// The rows of nodes that did not say goodbye are deleted after this time.
 const FORGOTTEN_MS: i64 = 600_000;
 
