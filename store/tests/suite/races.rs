@@ -3,7 +3,9 @@
 
 use crate::harness::*;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 use uproar_model::{Identity, Kind, Outcome, Refusal};
 use uproar_store::{CreateUserError, JoinError, NewRoom, NewUser, RenameError, RoomError, RoomKind};
@@ -248,10 +250,15 @@ pub async fn a_name_that_many_want_at_once_goes_to_one(world: World) {
     const CYRILLIC: &str = "\u{455}\u{441}\u{43e}\u{440}\u{435}";
     let bot = world.user("Bot").await;
     for round in 0..NAME_ROUNDS {
-        let mut calls = JoinSet::new();
+        let mut users = Vec::new();
         for n in 0..9 {
-            let world = world.clone();
+            users.push(world.user(&format!("user {round} {n}")).await);
+        }
+        let (mut calls, together) = (JoinSet::new(), Arc::new(Barrier::new(users.len())));
+        for (n, user) in users.into_iter().enumerate() {
+            let (world, together) = (world.clone(), Arc::clone(&together));
             calls.spawn(async move {
+                together.wait().await;
                 let name = [LATIN.to_owned(), LATIN.to_uppercase(), CYRILLIC.to_owned()][n % 3].repeat(round + 1);
                 let key = name.to_lowercase();
                 match n / 3 {
@@ -265,14 +272,11 @@ pub async fn a_name_that_many_want_at_once_goes_to_one(world: World) {
                         Err(CreateUserError::UsernameTaken) => None,
                         Err(other) => panic!("{other}"),
                     },
-                    _ => {
-                        let user = world.user(&format!("user {round} {n}")).await;
-                        match world.store.rename_user(user, &name, &key, bot).await {
-                            Ok(account) => Some(account),
-                            Err(RenameError::UsernameTaken) => None,
-                            Err(other) => panic!("{other}"),
-                        }
-                    }
+                    _ => match world.store.rename_user(user, &name, &key, bot).await {
+                        Ok(account) => Some(account),
+                        Err(RenameError::UsernameTaken) => None,
+                        Err(other) => panic!("{other}"),
+                    },
                 }
             });
         }
