@@ -27,6 +27,8 @@ use uproar_store::{Batch, Move, Position, Progress, SharedStore, StoreError};
 /// message always fits into a batch.)
 const BATCH_LIMIT_PUBLICATIONS: usize = 100;
 const BATCH_LIMIT_BYTES: usize = 256 * 1024;
+/// How long a room may go on with batches that were read for it, before it goes behind the others.
+const TURN: Duration = Duration::from_millis(250);
 /// Pages of publications that the receiver does not want, which one step skips.
 const SKIPPED_PAGES_LIMIT: usize = 100;
 /// What is read of an answer, and shown of it.
@@ -129,6 +131,17 @@ enum Again {
     TooLong(usize),
 }
 
+/// What follows when batches were delivered.
+enum After {
+    End(Step),
+    /// The next batch, which is stored. `first`: the same, if it was read already.
+    Next {
+        room: Room,
+        batch: Batch,
+        first: Option<(Prepared, Reserved)>,
+    },
+}
+
 /// A POST that was not accepted.
 struct Attempt {
     first_at: UnixMillis,
@@ -175,7 +188,7 @@ impl Sender {
             return Ok(if is_moved { Step::Finished } else { Step::Retry });
         }
         let stored = room.position.batch.clone().filter(|batch| batch.epoch == epoch && batch.to <= head);
-        let (batch, first) = match stored {
+        let (mut batch, mut first) = match stored {
             Some(batch) => (batch, None),
             None => {
                 let mut memory = self.memory.reserve(BATCH_LIMIT_BYTES).await;
@@ -195,7 +208,19 @@ impl Sender {
                 (batch, first.map(|first| (first, memory)))
             }
         };
-        self.deliver(room, batch, first, delivered).await
+        let begun = Instant::now();
+        loop {
+            match self.deliver(room, batch, first, delivered).await? {
+                After::End(step) => return Ok(step),
+                After::Next { room, first, .. } if begun.elapsed() >= TURN => {
+                    let since = first.map_or(0, |(first, _)| first.first_at);
+                    return Ok(Step::Continue { seen: Seen { done: room.position.done, head: room.head, since } });
+                }
+                After::Next { room: next, batch: next_batch, first: next_first } => {
+                    (room, batch, first) = (next, next_batch, next_first);
+                }
+            }
+        }
     }
 
     /// Delivers this batch of the position, and then those that are planned, as long as the next write would have to be
@@ -206,7 +231,7 @@ impl Sender {
         batch: Batch,
         mut first: Option<(Prepared, Reserved)>,
         delivered: &mut Delivered,
-    ) -> Result<Step, StoreError> {
+    ) -> Result<After, StoreError> {
         let plan = Plan::parse(&batch.note, batch.to, room.head);
         let Plan { events, next } = plan.unwrap_or_else(|| Plan { events: self.hook.events.clone(), next: Vec::new() });
         let begun = Instant::now();
@@ -233,7 +258,7 @@ impl Sender {
                 if let Err(failure) = posted {
                     let rest = Batch { to: end, note: Plan { events, next: next.into() }.encode(), ..batch };
                     let attempt = Attempt { first_at, last_at, publications: count, failure };
-                    return Ok(self.refused(room, done, rest, attempt).await);
+                    return Ok(After::End(self.refused(room, done, rest, attempt).await));
                 }
                 delivered.posts += 1;
                 delivered.publications += count;
@@ -248,32 +273,40 @@ impl Sender {
             Some(to) => {
                 let rest = Batch { to, note: Plan { events, next: next.into() }.encode(), ..batch };
                 self.go(&room, Position { done, batch: Some(rest) }).await;
-                Ok(Step::Continue { seen: Seen { done, head: room.head.max(to), since: 0 } })
+                Ok(After::End(Step::Continue { seen: Seen { done, head: room.head.max(to), since: 0 } }))
             }
         }
     }
 
     /// The receiver has everything up to here.
-    async fn accepted(&self, room: Room, done: Offset) -> Step {
+    async fn accepted(&self, room: Room, done: Offset) -> After {
         // The next batch is stored together with the end of this one, unless it can't be read now.
-        let memory = self.memory.reserve(BATCH_LIMIT_BYTES).await;
+        let mut memory = self.memory.reserve(BATCH_LIMIT_BYTES).await;
         let cut = match self.cut(room.id, done).await {
             Ok(Ok(cut)) => cut,
-            Ok(Err(Gone)) => return Step::Finished,
+            Ok(Err(Gone)) => return After::End(Step::Finished),
             Err(error) => {
                 error.log("a webhook can't read what it has to send next; will retry");
                 self.go(&room, Position { done, batch: None }).await;
-                return Step::Continue { seen: Seen { done, head: done + 1, since: 0 } };
+                return After::End(Step::Continue { seen: Seen { done, head: done + 1, since: 0 } });
             }
         };
         let next = self.position_of(&cut);
         let Cut { done, head, batch, .. } = cut;
-        let since = batch.map_or(0, |batch| batch.first_at);
+        let since = batch.as_ref().map_or(0, |batch| batch.first_at);
+        let first = batch.filter(|batch| batch.bytes <= BATCH_LIMIT_BYTES);
         // The write may take a while.
-        drop(memory);
-        // If another node has moved the position, it has delivered the batch, too.
-        self.go(&room, next).await;
-        if done >= head { Step::Finished } else { Step::Continue { seen: Seen { done, head, since } } }
+        memory.shrink(first.as_ref().map_or(0, |batch| batch.bytes));
+        let is_moved = self.go(&room, next.clone()).await;
+        match next.batch.clone() {
+            Some(batch) if is_moved => {
+                let room = Room { head, position: next, ..room };
+                After::Next { room, batch, first: first.map(|first| (first, memory)) }
+            }
+            // If another node has moved the position, it has delivered the batch, too.
+            _ if done >= head => After::End(Step::Finished),
+            _ => After::End(Step::Continue { seen: Seen { done, head, since } }),
+        }
     }
 
     /// The receiver has everything up to `done`, and has not taken the batch after that. `rest`: this batch, and those
