@@ -16,6 +16,7 @@ use http::{Method, StatusCode};
 use serde_json::value::RawValue;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -49,8 +50,8 @@ pub struct Sender {
     pub reads: Arc<Semaphore>,
     /// For the bodies of this webhook's POSTs.
     pub memory: Memory,
-    /// When this server was started.
-    pub started_at: UnixMillis,
+    /// The receiver has answered 410, which could not be recorded yet.
+    pub is_pause_unrecorded: AtomicBool,
     pub limits: Limits,
 }
 
@@ -315,13 +316,14 @@ impl Sender {
         let Attempt { first_at, last_at, publications, failure } = attempt;
         let now = self.store.clock().unix_ms();
         if failure.is_gone
-            && let Err(error) = self.store.pause_reader(&self.reader, now).await
+            && let Err(error) = self.record_pause().await
         {
-            error.log("it can't be recorded that a webhook is paused, so another node would try again");
+            error.log("it can't be recorded that a webhook is paused, so another node would try again; will retry");
         }
         if done > room.position.done {
             let position = Position { done, batch: Some(rest.clone()) };
-            if !self.go(&room, position.clone()).await {
+            // Whatever another node has done meanwhile, a receiver that is gone is left alone.
+            if !self.go(&room, position.clone()).await && !failure.is_gone {
                 return Step::Retry;
             }
             room.position = position;
@@ -343,6 +345,22 @@ impl Sender {
         }
         let seen = Seen { done: to, head: room.head, since: 0 };
         Step::GivenUp { seen, room: room.name, failure, from, to, publications }
+    }
+
+    async fn record_pause(&self) -> Result<(), StoreError> {
+        self.is_pause_unrecorded.store(true, Ordering::Relaxed);
+        self.store.pause_reader(&self.reader, self.store.clock().unix_ms()).await?;
+        self.is_pause_unrecorded.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether no server has started since the receiver has answered 410.
+    pub async fn is_still_paused(&self) -> Result<bool, StoreError> {
+        if self.is_pause_unrecorded.load(Ordering::Relaxed) {
+            self.record_pause().await?;
+            return Ok(true);
+        }
+        Ok(self.store.reader_paused_at(&self.reader).await? > 0)
     }
 
     async fn progress(&self, room: RoomId) -> Result<Option<Progress>, StoreError> {
@@ -559,7 +577,7 @@ fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Failure {
     let said: String = said.escape_debug().take(SHOWN_LIMIT_CHARACTERS).collect();
     let hint = match status {
         status if status.is_redirection() => "; redirects are not followed, so configure the final URL",
-        StatusCode::GONE => "; nothing more is sent until a server is started again",
+        StatusCode::GONE => "; nothing more is sent until a server starts",
         _ => "",
     };
     let separator = if said.is_empty() { "" } else { ": " };

@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+use uproar_core::limits::Limits;
 use uproar_model::RoomId;
 use uproar_model::fairness::{LogLimit, Rate};
 use uproar_store::{Following, StoreError, UnreadRoom};
@@ -26,6 +27,8 @@ const SWEEP_ROOMS: usize = 2_000;
 /// Between two such queries, and after one that failed.
 const SWEEP_PAUSE: Duration = Duration::from_millis(5);
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// How often a webhook that is paused looks whether a server has started since.
+const PAUSED_INTERVAL: Duration = Duration::from_secs(2);
 /// Rooms that are known not to be the hook's.
 const OTHERS_LIMIT: usize = 65_536;
 /// How often operators are told how far the hook is, if it has something to do in more than so many rooms.
@@ -53,6 +56,9 @@ struct Task {
     /// Where the sweep that is under way goes on.
     swept_to: RoomId,
     is_paused: bool,
+    /// While it is paused: whether it still is.
+    look: JoinSet<Result<bool, StoreError>>,
+    look_at: Instant,
     log: LogLimit,
     began: Instant,
     /// Whether the last thing that was logged is a failure.
@@ -70,8 +76,7 @@ pub(super) async fn run(sender: Sender, status: Arc<HookStatus>, mut stop: watch
     };
     status.lock().state = if is_paused { State::Paused } else { State::Sending };
     let limits = &sender.limits;
-    let places = limits.webhook_rooms_limit as usize;
-    let pacing = Pacing::new(places, Duration::from_millis(limits.webhook_pause_limit_ms));
+    let pacing = pacing(limits);
     let task = Task {
         sender: Arc::new(sender),
         status,
@@ -86,6 +91,8 @@ pub(super) async fn run(sender: Sender, status: Arc<HookStatus>, mut stop: watch
         shown_at: Instant::now(),
         swept_to: RoomId(0),
         is_paused,
+        look: JoinSet::new(),
+        look_at: Instant::now(),
         log: LogLimit::new(LOG_RATE),
         began: Instant::now(),
         has_logged_failure: false,
@@ -93,7 +100,12 @@ pub(super) async fn run(sender: Sender, status: Arc<HookStatus>, mut stop: watch
     task.run(stop).await;
 }
 
-/// Returns whether the hook is paused: its receiver has answered 410, to any node, since this server was started.
+fn pacing(limits: &Limits) -> Pacing {
+    let places = limits.webhook_rooms_limit as usize;
+    Pacing::new(places, Duration::from_millis(limits.webhook_pause_limit_ms))
+}
+
+/// Returns whether the hook is paused: its receiver has answered 410, to any node, since the last server started.
 async fn prepare(sender: &Sender) -> bool {
     loop {
         match try_to_prepare(sender).await {
@@ -106,15 +118,12 @@ async fn prepare(sender: &Sender) -> bool {
 
 async fn try_to_prepare(sender: &Sender) -> Result<bool, StoreError> {
     let (store, filter) = (&*sender.store, sender.hook.rooms.as_str());
-    let paused_at = readers::prepare(store, &sender.reader, filter, matches_pattern).await?;
-    let is_paused = paused_at > sender.started_at;
+    let is_paused = readers::prepare(store, &sender.reader, filter, matches_pattern).await? > 0;
     if is_paused {
         tracing::error!(
             webhook = sender.hook.name,
-            "the webhook's receiver has answered 410 to another node, so nothing is sent to it until a server starts"
+            "the webhook's receiver has answered 410, so nothing is sent to it until a server starts"
         );
-    } else if paused_at > 0 {
-        store.pause_reader(&sender.reader, 0).await?;
     }
     Ok(is_paused)
 }
@@ -126,6 +135,7 @@ impl Task {
             let now = Instant::now();
             self.start_steps(now);
             self.start_sweep();
+            self.start_look();
             self.show();
             let next_step_at = self.next_step_at(now);
             tokio::select! {
@@ -141,7 +151,9 @@ impl Task {
                 }
                 Some(ended) = self.steps.join_next() => self.on_step_end(ended),
                 Some(ended) = self.sweep.join_next() => self.on_sweep_end(ended),
+                Some(ended) = self.look.join_next() => self.on_look_end(ended),
                 () = sleep_until(self.sweep_at), if self.may_sweep() => {}
+                () = sleep_until(self.look_at), if self.may_look() => {}
                 () = wait_until(next_step_at) => {}
                 () = wait_until(self.show_at) => {}
             }
@@ -245,7 +257,7 @@ impl Task {
         if is_gone && !std::mem::replace(&mut self.is_paused, true) {
             tracing::error!(
                 webhook = self.sender.hook.name,
-                "the webhook's receiver has answered 410, so nothing more is sent to it until a server starts again"
+                "the webhook's receiver has answered 410, so nothing more is sent to it until a server starts"
             );
         }
         let mut shown = self.status.lock();
@@ -263,6 +275,35 @@ impl Task {
         }
         let at = self.sender.store.clock().unix_ms();
         shown.last_error = Some(LastError { at, room: name.to_owned(), reason });
+    }
+
+    fn may_look(&self) -> bool {
+        self.is_paused && self.look.is_empty()
+    }
+
+    fn start_look(&mut self) {
+        if self.may_look() && self.look_at <= Instant::now() {
+            let sender = Arc::clone(&self.sender);
+            self.look.spawn(async move { sender.is_still_paused().await });
+        }
+    }
+
+    fn on_look_end(&mut self, ended: Result<Result<bool, StoreError>, tokio::task::JoinError>) {
+        self.look_at = Instant::now() + PAUSED_INTERVAL;
+        match ended {
+            Ok(Ok(false)) if self.is_paused => self.resume(),
+            Ok(Err(error)) => error.log("it is not known whether a webhook is still paused; will retry"),
+            _ => {}
+        }
+    }
+
+    /// A server has started, this one or another, so everything is tried at once, as by a task that starts.
+    fn resume(&mut self) {
+        self.is_paused = false;
+        self.pacing = pacing(&self.sender.limits);
+        self.backlog.end_delays(|_| false);
+        self.status.lock().state = State::Sending;
+        tracing::info!(webhook = self.sender.hook.name, "a server has started, so the webhook is not paused any more");
     }
 
     fn may_sweep(&self) -> bool {

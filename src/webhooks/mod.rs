@@ -31,6 +31,7 @@ use crate::readers::{PositionWriter, run_writer};
 use deliver::Sender;
 use memory::Memory;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
@@ -69,7 +70,11 @@ pub async fn run_webhooks(setup: WebhooksSetup) {
     }
     let reads = Arc::new(Semaphore::new(READS_LIMIT));
     let memory_bytes = limits.webhook_bytes_limit as usize / hooks.len();
-    let started_at = store.clock().unix_ms();
+    let names: Vec<Arc<str>> = hooks.iter().map(|hook| format!("webhook:{}", hook.name).into()).collect();
+    tokio::select! {
+        () = end_pauses(&store, &names) => {}
+        _ = stop.wait_for(|stop| *stop) => return,
+    }
     loop {
         let mut lead = tokio::select! {
             lead = take_lead(&store) => lead,
@@ -82,16 +87,16 @@ pub async fn run_webhooks(setup: WebhooksSetup) {
         let interval = Duration::from_millis(limits.reader_write_interval_ms);
         let mut writing = JoinSet::new();
         writing.spawn_on(run_writer(moves, Arc::clone(&store), interval, stop.clone()), &runtime);
-        for (hook, shown) in hooks.iter().zip(&status.hooks) {
+        for ((hook, reader), shown) in hooks.iter().zip(&names).zip(&status.hooks) {
             let sender = Sender {
                 hook: hook.clone(),
-                reader: format!("webhook:{}", hook.name).into(),
+                reader: Arc::clone(reader),
                 store: Arc::clone(&store),
                 client: client.clone(),
                 writer: writer.clone(),
                 reads: Arc::clone(&reads),
                 memory: Memory::new(memory_bytes),
-                started_at,
+                is_pause_unrecorded: AtomicBool::new(false),
                 limits: limits.clone(),
             };
             tasks.spawn(hook::run(sender, Arc::clone(shown), stop.clone()));
@@ -116,6 +121,17 @@ pub async fn run_webhooks(setup: WebhooksSetup) {
         while tasks.join_next().await.is_some() {}
         while writing.join_next().await.is_some() {}
         return;
+    }
+}
+
+/// A receiver that has answered 410 is tried again after the start of any server, also of one that does not send: the
+/// node that sends sees it.
+async fn end_pauses(store: &SharedStore, readers: &[Arc<str>]) {
+    for reader in readers {
+        while let Err(error) = store.pause_reader(reader, 0).await {
+            error.log("it can't be recorded that a webhook is not paused any more; will retry");
+            sleep(LEAD_PAUSE).await;
+        }
     }
 }
 

@@ -729,6 +729,11 @@ impl Store for Database {
         self.calls.change(TurnOf::Server, async |db| positions::pause(db, reader, at).await).await
     }
 
+    async fn reader_paused_at(&self, reader: &str) -> Result<UnixMillis, StoreError> {
+        require_storable(&[reader])?;
+        self.calls.read_in_turn(TurnOf::Server, async |db| positions::paused_at(db, reader).await).await
+    }
+
     async fn room_heads(
         &self,
         after: RoomId,

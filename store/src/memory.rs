@@ -1326,6 +1326,10 @@ impl Store for SharedMemoryStore {
         Ok(())
     }
 
+    async fn reader_paused_at(&self, reader: &str) -> Result<UnixMillis, StoreError> {
+        Ok(self.lock().readers.get(reader).map_or(0, |registration| registration.paused_at))
+    }
+
     async fn room_heads(
         &self,
         after: RoomId,

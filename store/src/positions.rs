@@ -46,9 +46,16 @@ pub(crate) async fn register(db: &mut DbConnection, reader: &str, filter: &str) 
 
 /// [`crate::Store::pause_reader`].
 pub(crate) async fn pause(db: &mut DbConnection, reader: &str, at: UnixMillis) -> Result<(), StoreError> {
-    let sql = "UPDATE readers SET paused_at = $2 WHERE reader = $1";
+    let sql = "UPDATE readers SET paused_at = $2 WHERE reader = $1 AND paused_at <> $2";
     db.execute(sql, &[Arg::Text(reader), Arg::Int(at.cast_signed())]).await?;
     Ok(())
+}
+
+/// [`crate::Store::reader_paused_at`].
+pub(crate) async fn paused_at(db: &mut DbConnection, reader: &str) -> Result<UnixMillis, StoreError> {
+    let sql = "SELECT paused_at FROM readers WHERE reader = $1";
+    let row = db.optional::<(i64,)>(sql, &[Arg::Text(reader)]).await?;
+    Ok(row.map_or(0, |(at,)| at.unsigned_abs()))
 }
 
 /// [`crate::Store::room_heads`].

@@ -222,6 +222,9 @@ pub trait Store: Send + Sync + 'static {
     /// Records since when a registered reader is paused. 0: it is not. What that means is the reader's business.
     async fn pause_reader(&self, reader: &str, at: UnixMillis) -> Result<(), StoreError>;
 
+    /// Since when a reader is paused. 0: it is not, or is not registered.
+    async fn reader_paused_at(&self, reader: &str) -> Result<UnixMillis, StoreError>;
+
     /// The names and last offsets of rooms by id ascending: ids after `after`, up to `up_to`, at most `limit` rooms.
     async fn room_heads(
         &self,

@@ -884,14 +884,25 @@ async fn a_receiver_that_is_gone_gets_nothing_from_another_node_either() {
     say(&b, &ann, "lobby", "two").await;
     until_shown(&b, "b sees both", |hook| hook["lag"]["publications"] == 2).await;
     assert_eq!((&shown(&b, "crm").await["state"], receiver.count()), (&json!("paused"), 1));
+    // The start of a node that does not send is enough.
     a = a.restart().await;
-    b.kill().await;
     receiver.has_all("lobby", 2).await;
-    // It is not paused any more for those that were started earlier.
+    until_shown(&b, "b goes on", |hook| hook["state"] == "sending").await;
+    assert_eq!(shown(&a, "crm").await["state"], "standby");
+
+    receiver.decide_by(|_| Answer::Status(410, ""));
+    say(&a, &ann, "lobby", "three").await;
+    until_shown(&b, "it is paused again", |hook| hook["state"] == "paused").await;
+    let refused = receiver.count();
+    receiver.decide_by(|_| OK);
+    b.kill().await;
+    until_shown(&a, "a has taken over", |hook| hook["state"] != "standby" && hook["state"] != "preparing").await;
+    say(&a, &ann, "lobby", "four").await;
+    until_shown(&a, "a sees both", |hook| hook["lag"]["publications"] == 2).await;
+    assert_eq!((&shown(&a, "crm").await["state"], receiver.count()), (&json!("paused"), refused));
     b = b.restart().await;
-    say(&b, &ann, "lobby", "three").await;
-    receiver.has_all("lobby", 3).await;
-    drop(a);
+    receiver.has_all("lobby", 4).await;
+    drop((a, b));
 }
 
 /// A process that is stopped keeps its connections, because the kernel answers for it.

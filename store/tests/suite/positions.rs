@@ -139,13 +139,17 @@ pub async fn a_reader_stays_paused_until_it_is_told_otherwise(world: World) {
     world.lobby().await;
     let registered = async |filter: &str| world.store.register_reader(READER, filter).await.unwrap();
     world.store.pause_reader(READER, 1700).await.unwrap();
+    assert_eq!(world.store.reader_paused_at(READER).await.unwrap(), 0);
     assert_eq!(registered("a").await.paused_at, 0, "it did not exist yet");
     world.store.pause_reader(READER, 1700).await.unwrap();
     assert_eq!(registered("a").await.paused_at, 1700);
     prepare(&world, "a").await;
     assert_eq!(registered("b").await.paused_at, 1700, "another filter changes nothing");
     assert_eq!(world.store.register_reader("another", "a").await.unwrap().paused_at, 0);
+    let paused_at = async |reader: &str| world.store.reader_paused_at(reader).await.unwrap();
+    assert_eq!((paused_at(READER).await, paused_at("another").await), (1700, 0));
     world.store.pause_reader(READER, 0).await.unwrap();
+    assert_eq!(paused_at(READER).await, 0);
     assert_eq!(registered("b").await.paused_at, 0);
 }
 
