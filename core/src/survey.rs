@@ -159,8 +159,8 @@ fn push_class(regex: &mut String, rest: &mut std::str::Chars<'_>) -> Result<(), 
 
 /// Adds a character that means itself.
 fn push_literal(regex: &mut String, c: char) {
-    // Letters and digits would mean something after a backslash, and other punctuation means nothing without one.
-    if c.is_ascii_punctuation() {
+    // Letters, digits, `<` and `>` would mean something after a backslash, and no other character does.
+    if c.is_ascii_punctuation() && !matches!(c, '<' | '>') {
         regex.push('\\');
     }
     regex.push(c);
@@ -293,6 +293,21 @@ mod tests {
             ("room:{a,b}", "room:c"),
         ] {
             assert!(!matches(pattern, name), "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn a_character_means_itself() {
+        for c in ' '..='~' {
+            let name = c.to_string();
+            for pattern in [format!("\\{c}"), format!("[\\{c}]"), format!("[\\{c}-\\{c}]")] {
+                assert!(matches(&pattern, &name) && !matches(&pattern, "é"), "{pattern}");
+            }
+            if !"*?[]{}\\!".contains(c) {
+                assert!(matches(&name, &name) && matches(&format!("[{c}]"), &name), "{c}");
+                assert!(matches(&format!("live:a{c}b*"), &format!("live:a{c}bc")), "{c}");
+                assert!(!matches(&format!("[!{c}]"), &name), "{c}");
+            }
         }
     }
 
