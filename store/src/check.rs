@@ -6,8 +6,9 @@ use uproar_model::{Item, Kind, Refusal};
 /// The longest id and the longest emoji, in bytes: what surely fits into an index entry of either database. The
 /// protocols have lower limits of their own.
 const KEY_LIMIT_BYTES: usize = 255;
-/// The most rows that one call returns, whatever limit it was given.
-const ROWS_LIMIT: usize = 1000;
+/// The most rows that one call returns, whatever limit it was given: one more than the longest page holds, because it
+/// tells whether there are more.
+const ROWS_LIMIT: usize = 1001;
 
 /// Why an item can't be stored, whatever the database holds. Such items never reach a database: one of them must not
 /// fail the commit of its whole batch, and SQLite must refuse what PostgreSQL can't store.

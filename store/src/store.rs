@@ -371,7 +371,7 @@ pub trait Store: Send + Sync + 'static {
     /// Adds rows to the audit log, in this order, and deletes its oldest rows beyond `kept`.
     async fn record_audit(&self, entries: &[AuditEntry], kept: u64) -> Result<(), StoreError>;
 
-    /// The newest rows of the audit log, oldest first: at most `limit`, and at most 1,000.
+    /// The newest rows of the audit log, oldest first: at most `limit`, and at most 1,001.
     async fn audit(&self, limit: usize) -> Result<Vec<AuditEntry>, StoreError>;
 
     // ── hooks ──

@@ -821,6 +821,41 @@ async fn a_live_channel_that_nobody_can_join_is_an_error() {
 }
 
 #[tokio::test]
+async fn the_longest_pages_tell_that_there_is_more() {
+    let server = server_with(Settings {
+        limits: Limits { history_page_limit: 1_000, response_limit_bytes: 64 << 20, ..Limits::default() },
+        ..settings()
+    })
+    .await;
+    let mut backend = backend(&server).await;
+    let mut client = server.sign_up("ann").await;
+    let ann = UserId(client.user_id.parse().unwrap());
+    let new = |name: String, owner| NewRoom { name, title: String::new(), kind: RoomKind::Public, size: 5_000, owner };
+    let mut users = vec![ann];
+    for n in 0..1_000 {
+        let user = server.store.ensure_user(&format!("u{n}"), &format!("u{n}")).await.unwrap().id;
+        server.store.create_room(new(format!("r{n}"), user)).await.unwrap();
+        users.push(user);
+    }
+    server.store.create_room(new("all".to_owned(), ann)).await.unwrap();
+    let wanted: Vec<_> = users.iter().map(|user| ("all".to_owned(), *user)).collect();
+    for wanted in wanted.chunks(100) {
+        assert!(server.store.admit(wanted).await.unwrap().iter().all(Result::is_ok));
+    }
+    let length = |page: &Value, list: &str| page[list].as_array().unwrap().len();
+
+    let page = backend.call("members", json!({"channel": "room:all", "limit": 1_000})).await;
+    assert_eq!((length(&page, "members"), &page["total"]), (1_000, &json!(1_001)));
+    let params = json!({"channel": "room:all", "limit": 1_000, "after": page["next"]});
+    let rest = backend.call("members", params).await;
+    assert_eq!((length(&rest, "members"), rest.get("next")), (1, None));
+    for (path, list) in [("/rooms", "rooms"), ("/rooms/all/members", "members")] {
+        let page = client.get(&format!("{path}?limit=1000")).await.expect(200);
+        assert_eq!((length(&page, list), &page["more"]), (1_000, &json!(true)), "{path}");
+    }
+}
+
+#[tokio::test]
 async fn members_are_listed_and_removed_and_rooms_deleted() {
     let server = server().await;
     let mut backend = backend(&server).await;
