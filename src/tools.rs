@@ -193,5 +193,31 @@ fn read_password(user: &str) -> Result<String> {
 /// Runs a future on a runtime of its own.
 pub(crate) fn block_on<F: Future>(future: F) -> Result<F::Output> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-    Ok(runtime.context("can't start a thread")?.block_on(future))
+    let runtime = runtime.context("can't start a thread")?;
+    let output = runtime.block_on(future);
+    // A name server that does not answer must not keep the process: lookups can't be interrupted.
+    runtime.shutdown_background();
+    Ok(output)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+    use tokio::task::spawn_blocking;
+
+    #[test]
+    fn a_lookup_that_does_not_end_does_not_keep_a_tool() {
+        let (begun, begins) = std::sync::mpsc::channel();
+        let start = Instant::now();
+        let stuck = async {
+            spawn_blocking(move || {
+                begun.send(()).unwrap();
+                std::thread::sleep(Duration::from_secs(60));
+            });
+            begins.recv().unwrap();
+        };
+        block_on(stuck).unwrap();
+        assert!(start.elapsed() < Duration::from_secs(30));
+    }
 }
