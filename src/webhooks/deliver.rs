@@ -14,9 +14,9 @@ use crate::readers::{PositionWriter, Seen};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
 use serde_json::value::RawValue;
-use std::collections::VecDeque;
-use std::sync::Arc;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -30,8 +30,10 @@ const BATCH_LIMIT_PUBLICATIONS: usize = 100;
 const BATCH_LIMIT_BYTES: usize = 256 * 1024;
 /// How long a room may go on with batches that were read for it, before it goes behind the others.
 const TURN: Duration = Duration::from_millis(250);
-/// Pages of publications that the receiver does not want, which one step skips.
+/// Pages of publications that the receiver does not want, which are skipped at a time, and rooms of which it is
+/// remembered what was skipped.
 const SKIPPED_PAGES_LIMIT: usize = 100;
+const SKIPPED_ROOMS_LIMIT: usize = 1024;
 /// What is read of an answer, and shown of it.
 const ANSWER_LIMIT_BYTES: usize = 4096;
 const SHOWN_LIMIT_CHARACTERS: usize = 200;
@@ -50,9 +52,38 @@ pub struct Sender {
     pub reads: Arc<Semaphore>,
     /// For the bodies of this webhook's POSTs.
     pub memory: Memory,
+    pub skipped: Skipped,
     /// The receiver has answered 410, which could not be recorded yet.
     pub is_pause_unrecorded: AtomicBool,
     pub limits: Limits,
+}
+
+/// In each room, where publications begin and end that were read and are not wanted, but which come after a batch that
+/// was not delivered yet, so that the position can't say it. It is only a memory: without it, they are read again.
+#[derive(Debug, Default)]
+pub struct Skipped(Mutex<BTreeMap<RoomId, (Offset, Offset)>>);
+
+impl Skipped {
+    fn note(&self, room: RoomId, after: Offset, to: Offset) {
+        let mut skipped = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if skipped.len() >= SKIPPED_ROOMS_LIMIT {
+            skipped.clear();
+        }
+        skipped.insert(room, (after, to));
+    }
+
+    /// How far a reader that is at `done` need not read.
+    fn end(&self, room: RoomId, done: Offset) -> Offset {
+        let mut skipped = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match skipped.get(&room).copied() {
+            Some((after, to)) if (after..=to).contains(&done) => to,
+            Some((_, to)) if to < done => {
+                skipped.remove(&room);
+                done
+            }
+            _ => done,
+        }
+    }
 }
 
 /// What a step has done, and how it has ended.
@@ -454,23 +485,40 @@ impl Sender {
         Ok(Again::Whole(Prepared { to, publications, bytes, first_at, last_at }))
     }
 
-    /// Makes a batch of what comes after `done`, and decides where some more end if writes are rare.
+    /// Makes a batch of what comes after `done`, and decides where some more end if writes are rare. All of them
+    /// together skip only so many pages.
     async fn cut(&self, room: RoomId, done: Offset) -> Result<Result<Cut, Gone>, StoreError> {
-        let Ok(mut cut) = self.cut_one(room, done).await? else { return Ok(Err(Gone)) };
+        let mut pages = SKIPPED_PAGES_LIMIT;
+        let done = self.skipped.end(room, done);
+        let Ok(mut cut) = self.cut_one(room, done, &mut pages).await? else { return Ok(Err(Gone)) };
         let Some(mut end) = cut.batch.as_ref().map(|batch| batch.to) else { return Ok(Ok(cut)) };
-        while cut.next.len() + 1 < self.writer.steps() && end < cut.head {
-            let Ok(after) = self.cut_one(room, end).await? else { return Ok(Err(Gone)) };
-            let Some(batch) = after.batch.filter(|_| after.epoch == cut.epoch) else { break };
+        while cut.next.len() + 1 < self.writer.steps() && pages > 0 {
+            let begin = self.skipped.end(room, end);
+            if begin >= cut.head {
+                break;
+            }
+            let Ok(after) = self.cut_one(room, begin, &mut pages).await? else { return Ok(Err(Gone)) };
+            if after.epoch != cut.epoch {
+                break;
+            }
+            cut.head = after.head;
+            let Some(batch) = after.batch else {
+                self.skipped.note(room, end, after.done);
+                break;
+            };
             end = batch.to;
             cut.next.push(end);
-            cut.head = after.head;
         }
         Ok(Ok(cut))
     }
 
-    /// Makes a batch of what comes after `done`.
-    async fn cut_one(&self, room: RoomId, mut done: Offset) -> Result<Result<Cut, Gone>, StoreError> {
-        let mut skipped_pages = 0;
+    /// Makes a batch of what comes after `done`. `pages`: how many pages may be skipped. It counts them down.
+    async fn cut_one(
+        &self,
+        room: RoomId,
+        mut done: Offset,
+        pages: &mut usize,
+    ) -> Result<Result<Cut, Gone>, StoreError> {
         loop {
             let request = PageRequest {
                 from: done,
@@ -487,8 +535,8 @@ impl Sender {
                 return Ok(Ok(Cut { done: before.max(done), batch, next: Vec::new(), head, epoch }));
             }
             done = last.unwrap_or(done);
-            skipped_pages += 1;
-            if !page.more || last.is_none() || skipped_pages == SKIPPED_PAGES_LIMIT {
+            *pages = pages.saturating_sub(1);
+            if !page.more || last.is_none() || *pages == 0 {
                 return Ok(Ok(Cut { done, batch: None, next: Vec::new(), head, epoch }));
             }
         }
@@ -602,6 +650,111 @@ fn retry_after(value: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outgoing::Url;
+    use crate::readers::run_writer;
+    use tokio::sync::watch;
+    use uproar_model::{Item, Kind, UserId};
+    use uproar_store::memory::SharedMemoryStore;
+    use uproar_store::{NewRoom, RoomKind};
+
+    fn item(room: RoomId, user: UserId, n: usize, kind: Kind) -> Item {
+        let target = (kind == Kind::Edit).then_some(1);
+        Item { room, user, id: n.to_string().into(), kind, target, body: Some("x".into()), meta: None }
+    }
+
+    /// A sender that stores 20 batches together, as where writes are rare, and a room with its owner.
+    async fn sender() -> (Sender, RoomId, UserId) {
+        let store: SharedStore = Arc::new(SharedMemoryStore::default());
+        let owner = store.ensure_user("Ann", "ann").await.unwrap().id;
+        let new = NewRoom { name: "r".into(), title: String::new(), kind: RoomKind::Public, size: 5, owner };
+        let room = store.create_room(new).await.unwrap().id;
+        let (writer, moves) = PositionWriter::new();
+        let (_, stopped) = watch::channel(false);
+        tokio::spawn(run_writer(moves, Arc::clone(&store), Duration::from_secs(1), stopped));
+        while writer.steps() < 20 {
+            tokio::task::yield_now().await;
+        }
+        let hook = Hook {
+            name: "crm".into(),
+            url: Url::parse("http://127.0.0.1:1/").unwrap(),
+            secrets: Vec::new(),
+            rooms: "*".into(),
+            events: Events::parse("message").unwrap(),
+        };
+        let sender = Sender {
+            hook,
+            reader: "webhook:crm".into(),
+            store,
+            client: Client::new(Vec::new()),
+            writer,
+            reads: Arc::new(Semaphore::new(1)),
+            memory: Memory::new(1 << 20),
+            skipped: Skipped::default(),
+            is_pause_unrecorded: AtomicBool::new(false),
+            limits: Limits::default(),
+        };
+        (sender, room, owner)
+    }
+
+    #[tokio::test]
+    async fn a_receiver_that_is_gone_is_left_alone_even_if_another_node_has_moved_the_position() {
+        let (sender, id, _) = sender().await;
+        sender.store.register_reader(&sender.reader, "*").await.unwrap();
+        for is_gone in [false, true] {
+            // The position that is stored is 0.
+            let position = Position { done: 3, batch: None };
+            let room = Room { id, name: "r".into(), head: 9, position };
+            let failure = Failure { reason: "no".into(), retry_after: None, is_gone };
+            let attempt = Attempt { first_at: 1, last_at: u64::MAX, publications: 1, failure };
+            let rest = Batch { to: 5, epoch: Epoch("e".into()), begun_at: 1, note: String::new() };
+            let step = sender.refused(room, 4, rest, attempt).await;
+            assert!(
+                if is_gone { matches!(step, Step::Failed { .. }) } else { matches!(step, Step::Retry) },
+                "{step:?}"
+            );
+            assert_eq!(sender.is_still_paused().await.unwrap(), is_gone);
+        }
+        sender.store.pause_reader(&sender.reader, 0).await.unwrap();
+        assert!(!sender.is_still_paused().await.unwrap(), "a server has started");
+    }
+
+    #[tokio::test]
+    async fn what_is_not_wanted_is_read_once_and_within_limits() {
+        const PAGE: usize = BATCH_LIMIT_PUBLICATIONS;
+        let (sender, room, owner) = sender().await;
+        // Three messages, with 60 pages of edits after each.
+        let pages = SKIPPED_PAGES_LIMIT * 6 / 10;
+        let each = 1 + pages * PAGE;
+        let items: Vec<_> = (0..3 * each)
+            .map(|n| item(room, owner, n, if n % each == 0 { Kind::Message } else { Kind::Edit }))
+            .collect();
+        sender.store.append(&items).await.unwrap();
+        let messages = [1, 1 + each as u64, 1 + 2 * each as u64];
+        let cut = async |done| match sender.cut(room, done).await.unwrap() {
+            Ok(cut) => (cut.batch.map(|batch| batch.to), cut.next, cut.done),
+            Err(Gone) => panic!("there is a room"),
+        };
+        let skipped = || sender.skipped.0.lock().unwrap().get(&room).copied();
+
+        let (first, next, _) = cut(0).await;
+        // The batch includes what is not wanted on its page.
+        let first = first.unwrap();
+        assert!((messages[0]..messages[1]).contains(&first), "{first}");
+        assert_eq!(next.len(), 1, "the third message is out of reach: {next:?}");
+        let second = next[0];
+        assert!((messages[1]..messages[2]).contains(&second), "{second}");
+        let (after, to) = skipped().expect("what was read after the second is remembered");
+        assert!(after == second && to > second && to < messages[2], "{after} {to}");
+
+        // Nothing between is read again: the rest is within reach now.
+        sender.skipped.note(room, second, messages[2] - 1);
+        let (third, next, done) = cut(second).await;
+        assert!(third.is_some_and(|to| to >= messages[2]) && next.is_empty(), "{third:?} {next:?}");
+        assert_eq!(done, messages[2] - 1);
+        let (after, to) = skipped().expect("what comes after it is remembered");
+        assert_eq!((Some(after), to), (third, 3 * each as u64));
+        assert_eq!(cut(after).await, (None, Vec::new(), 3 * each as u64));
+    }
 
     #[test]
     fn a_receiver_says_when_it_can_be_asked_again() {

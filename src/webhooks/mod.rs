@@ -28,7 +28,7 @@ pub use status::{Current, HookStatus, State, Status};
 
 use crate::outgoing::Client;
 use crate::readers::{PositionWriter, run_writer};
-use deliver::Sender;
+use deliver::{Sender, Skipped};
 use memory::Memory;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -96,6 +96,7 @@ pub async fn run_webhooks(setup: WebhooksSetup) {
                 writer: writer.clone(),
                 reads: Arc::clone(&reads),
                 memory: Memory::new(memory_bytes),
+                skipped: Skipped::default(),
                 is_pause_unrecorded: AtomicBool::new(false),
                 limits: limits.clone(),
             };
