@@ -11,7 +11,7 @@
 //! `shard.rs` tests a single shard with sequences that random steps do not find, `fairness.rs` with users who take too
 //! much, `epochs.rs` with a store whose history goes back, `members.rs` with removals that it is not told of,
 //! `guests.rs` with `live:` channels of rooms, `announced.rs` with what other nodes announce, `surveys.rs` with what
-//! backends ask for, and `lease.rs` with a lease that expires.
+//! backends ask for, `renames.rs` with users who get other names, and `lease.rs` with a lease that expires.
 //!
 //! `SEED=n cargo test --features mutations --test simulation -- replay --nocapture` replays one seed.
 //! `SEEDS=n` sets how many seeds `the_contract_holds` runs.
@@ -26,6 +26,7 @@ mod lease;
 mod members;
 mod peers;
 mod random;
+mod renames;
 mod sdk;
 mod shard;
 mod store;

@@ -58,6 +58,10 @@ impl SimStore {
         self.now.store.ensure_user(name, name).0
     }
 
+    pub fn rename(&mut self, user: i64, name: &str) {
+        self.now.store.rename_user(UserId(user), name, name).expect("a name that is free");
+    }
+
     /// The store as it is now, for [`SimStore::fail_over`].
     pub fn copy(&self) -> History {
         self.now.clone()

@@ -22,6 +22,8 @@ pub(crate) struct Joining {
     pub serial: Serial,
     /// In the reader's answer to it.
     pub interest: Option<Interest>,
+    /// When the reader was asked for what is known of the user; 0 if it was not.
+    pub asked_ms: u64,
 }
 
 /// The position from which a client resumes.
@@ -33,7 +35,16 @@ pub(crate) struct Since {
 
 impl Joining {
     pub fn new(name: Arc<str>, since: Option<Since>) -> Joining {
-        Joining { name, since, admission: None, is_guest: false, head: None, serial: Serial(0), interest: None }
+        Joining {
+            name,
+            since,
+            admission: None,
+            is_guest: false,
+            head: None,
+            serial: Serial(0),
+            interest: None,
+            asked_ms: 0,
+        }
     }
 
     /// The key of the room whose members may join; `None` for a `live:` channel that is open to everybody.

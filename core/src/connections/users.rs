@@ -3,14 +3,19 @@
 use crate::context::Context;
 use crate::ids::Slot;
 use std::collections::HashMap;
+use std::sync::Arc;
 use uproar_model::fairness::{Bucket, Rate};
 use uproar_model::{Revocation, Revocations, UserId};
 
 /// How often users without connections are forgotten.
 const SWEEP_INTERVAL_MS: u64 = 10_000;
+/// Users whose new names are remembered. Of more, a connection that is just opening may keep the former name.
+const NEW_NAMES_LIMIT: usize = 4_096;
 
 pub(crate) struct Users {
     users: HashMap<UserId, UserState, ahash::RandomState>,
+    /// Of users who were renamed a moment ago: a name that was asked for earlier may arrive later.
+    new_names: HashMap<UserId, NewName, ahash::RandomState>,
     revocations: Revocations,
     swept_ms: u64,
 }
@@ -24,9 +29,16 @@ struct UserState {
     lists: Option<Bucket>,
 }
 
+#[derive(Debug)]
+struct NewName {
+    username: Arc<str>,
+    heard_ms: u64,
+}
+
 impl Users {
     pub fn new(hasher: ahash::RandomState, revocations: Revocations) -> Users {
-        Users { users: HashMap::with_hasher(hasher), revocations, swept_ms: 0 }
+        let (users, new_names) = (HashMap::with_hasher(hasher.clone()), HashMap::with_hasher(hasher));
+        Users { users, new_names, revocations, swept_ms: 0 }
     }
 
     // ── connections ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -55,6 +67,30 @@ impl Users {
 
     pub fn has_too_many_connections(&self, cx: &Context, user: UserId) -> bool {
         self.connections(user).len() as u64 >= cx.limits().user_connections_limit
+    }
+
+    // ── new names ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// A user has got another name.
+    pub fn add_new_name(&mut self, cx: &Context, user: UserId, username: &Arc<str>) {
+        if self.new_names.len() >= NEW_NAMES_LIMIT {
+            self.forget_names(cx);
+        }
+        if self.new_names.len() < NEW_NAMES_LIMIT || self.new_names.contains_key(&user) {
+            self.new_names.insert(user, NewName { username: Arc::clone(username), heard_ms: cx.now.ms });
+        }
+    }
+
+    /// The name that a user has got since this time.
+    pub fn new_name(&self, user: UserId, since_ms: u64) -> Option<&Arc<str>> {
+        let name = self.new_names.get(&user).filter(|name| name.heard_ms >= since_ms)?;
+        Some(&name.username)
+    }
+
+    /// Forgets names that are older than anything that a connection may still wait for.
+    fn forget_names(&mut self, cx: &Context) {
+        let kept_ms = cx.limits().handshake_timeout_ms.max(cx.limits().command_deadline_ms);
+        self.new_names.retain(|_, name| cx.now.ms <= name.heard_ms + kept_ms);
     }
 
     // ── rates ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -102,6 +138,7 @@ impl Users {
                 || !is_full(&mut state.publishes, publishes)
                 || !is_full(&mut state.lists, Some(lists))
         });
+        self.forget_names(cx);
         self.revocations.sweep(cx.now.ms);
     }
 }

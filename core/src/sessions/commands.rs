@@ -441,6 +441,7 @@ impl Shard {
     pub(crate) fn on_user_event(&mut self, user: UserId, event: &UserEvent) {
         let slots = self.connections.users.connections(user).to_vec();
         if let UserEvent::Renamed { username } = event {
+            self.connections.users.add_new_name(&self.cx, user, username);
             slots.iter().for_each(|slot| self.rename(*slot, username));
         }
         let (channel, data) = (format!("user:{user}"), methods::user_event_data(event));

@@ -61,7 +61,7 @@ impl Shard {
         match claims.user {
             Some(user) => {
                 let user = User { id: user, username: Arc::clone(&claims.username) };
-                self.open_client(slot, id, user, &claims, host)
+                self.open_client(slot, id, user, 0, &claims, host)
             }
             None => {
                 self.authenticate(slot, id, claims, rest, host);
@@ -114,7 +114,7 @@ impl Shard {
         };
         match reply {
             StoreReply::User(Some(found)) if !found.has_revoked(claims.issued_at) => {
-                if self.open_client(slot, command, found.user, &claims, host) {
+                if self.open_client(slot, command, found.user, arrival.ms, &claims, host) {
                     host.wake(slot);
                     if let Some(client) = self.connections[slot].client_mut() {
                         client.unread.stop(arrival, arrival.ms);
@@ -131,9 +131,21 @@ impl Shard {
         }
     }
 
-    /// Opens the session and answers `connect`. Returns false if the connection was closed instead.
-    fn open_client(&mut self, slot: Slot, id: CommandId, user: User, claims: &Claims, host: &mut impl Host) -> bool {
+    /// Opens the session and answers `connect`. `named_ms`: when the store was asked for the user's name; 0 if it is
+    /// that of the token. Returns false if the connection was closed instead.
+    fn open_client(
+        &mut self,
+        slot: Slot,
+        id: CommandId,
+        mut user: User,
+        named_ms: u64,
+        claims: &Claims,
+        host: &mut impl Host,
+    ) -> bool {
         let now = self.cx.now;
+        if let Some(name) = self.connections.users.new_name(user.id, named_ms) {
+            user.username = Arc::clone(name);
+        }
         if self.connections.users.is_revoked(user.id, claims.generation, claims.issued_at) {
             self.close(slot, CloseReason::INVALID_TOKEN, host);
             return false;

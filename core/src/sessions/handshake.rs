@@ -196,7 +196,11 @@ impl Shard {
         let Phase::Handshake(handshake) = std::mem::replace(&mut connection.phase, Phase::Head) else { return };
         let Handshake { request, parameters, user, joining } = *handshake;
         let UpgradeParameters { subprotocol, claims, format, input } = parameters;
-        let (Some(user), Some(feed)) = (user, self.feeds.get(feed_id)) else { return };
+        let (Some(mut user), Some(feed)) = (user, self.feeds.get(feed_id)) else { return };
+        // Only connections that are open have heard of it.
+        if let Some(name) = self.connections.users.new_name(user.id, joining.asked_ms) {
+            user.username = Arc::clone(name);
+        }
         let joined = match &feed.epoch {
             // The publications after this frame begin after the offset that it names.
             Some(epoch) => plain::joined(&joining.name["room:".len()..], epoch, cursor, recovered),

@@ -116,11 +116,13 @@ impl Shard {
     /// Asks the store's reader.
     pub(super) fn read_for_join(&mut self, slot: Slot, joiner: Joiner, request: StoreRequest, host: &mut impl Host) {
         let Some(join) = self.next_request(slot, joiner) else { return };
+        let now_ms = self.cx.now.ms;
         let party = match &request {
             StoreRequest::User { username, identity } => Some(Party::of_token(username, identity.as_ref())),
             _ => self.user_of(slot).map(|user| Party::User(user.id)),
         };
         let (Some(party), Some(joining)) = (party, self.joining_mut(slot, joiner)) else { return };
+        joining.asked_ms = now_ms;
         let asker = Asker::new(party, joining.interest.insert(Interest::default()));
         if !self.cx.messenger.read(Requester::Join(join), asker, request, host) {
             self.deny(slot, joiner, Denied::Overloaded, host);
@@ -156,13 +158,18 @@ impl Shard {
         let JoinRequest { caller, joiner } = join;
         let slot = caller.slot;
         match reply {
-            StoreReply::Admitted(Ok(admission)) => {
+            StoreReply::Admitted(Ok(mut admission)) => {
+                let (Some(user), Some(joining)) = (self.user_of(slot), self.joining_mut(slot, joiner)) else { return };
+                let asked_ms = joining.asked_ms;
+                if let Some(name) = self.connections.users.new_name(user.id, asked_ms) {
+                    admission.username = Arc::clone(name);
+                }
                 // The token may be older than the user's name.
                 match self.connections[slot].handshake_mut().and_then(|handshake| handshake.user.as_mut()) {
                     Some(user) => user.username = Arc::clone(&admission.username),
                     None => self.rename(slot, &admission.username),
                 }
-                let (Some(user), Some(joining)) = (self.user_of(slot), self.joining_mut(slot, joiner)) else { return };
+                let Some(joining) = self.joining_mut(slot, joiner) else { return };
                 let room = joining.room_key().unwrap_or("");
                 let joined = admission.joined.then(|| UserEvent::Joined { room: room.into() });
                 joining.admission = Some(admission);
