@@ -6,7 +6,7 @@ use super::params::Params;
 use crate::validation;
 use serde_json::json;
 use std::sync::Arc;
-use uproar_model::{User, UserEvent, fold_name, shown_name};
+use uproar_model::{UserEvent, fold_name, shown_name};
 use uproar_store::{Account, UsersBy};
 
 impl Caller {
@@ -23,7 +23,7 @@ impl Caller {
         params.finish()?;
         let key = self.new_username(&username)?;
         let account = self.app.store.create_bare_user(&shown_name(&username), &key, self.key.user.id).await?;
-        self.user_object(&account).await
+        Ok(self.user_object(&account, ""))
     }
 
     async fn create_identity(&self, subject: &str, username: &str) -> Answered {
@@ -33,18 +33,18 @@ impl Caller {
             return Err(MethodError::new(CONFLICT, "there is a user with this subject already"));
         }
         let account = self.app.store.ensure_identity(&identity, &shown_name(username)).await?;
-        self.user_object(&account).await
+        Ok(self.user_object(&account, subject))
     }
 
     /// `{user, username}`: the same, with the new name.
     pub(super) async fn rename_user(&self, params: &mut Params<'_>) -> Answered {
-        let (user, username) = (params.required_id("user")?, params.required_text("username")?);
+        let (name, username) = (params.required_id("user")?, params.required_text("username")?);
         params.finish()?;
         let key = self.new_username(&username)?;
-        let user = self.user(&user).await?;
+        let user = self.user(&name).await?;
         let account = self.app.store.rename_user(user.id, &shown_name(&username), &key, self.key.user.id).await?;
         self.app.chat.notify(user.id, UserEvent::Renamed { username: Arc::clone(&account.username) });
-        self.user_object(&account).await
+        Ok(self.user_object(&account, &name))
     }
 
     /// `{user}`: `{}`. Revokes the tokens, and closes the connections that were opened with them.
@@ -81,9 +81,14 @@ impl Caller {
         fold_name(username).map_err(|error| wrong(error.to_string()))
     }
 
-    async fn user_object(&self, account: &Account) -> Answered {
-        let user = User::from(account);
-        let names = self.names_of(std::iter::once(&user)).await?;
-        Ok(json!({"user": names.get(&user.id), "username": &*account.username}).to_string())
+    /// The answer to a change that was made. `subject`: what a key that names users by subject has called the user.
+    /// Nothing is asked here, because an error would look as if nothing had been changed.
+    fn user_object(&self, account: &Account, subject: &str) -> String {
+        let user = match self.key.users {
+            UsersBy::Id => account.id.to_string(),
+            UsersBy::Username => account.username.to_string(),
+            UsersBy::Subject => subject.to_owned(),
+        };
+        json!({"user": user, "username": &*account.username}).to_string()
     }
 }
