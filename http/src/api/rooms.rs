@@ -56,6 +56,7 @@ impl Caller {
                 ))
             })?;
         }
+        params.finish()?;
         let Target::Room(room) = Target::of(&channel)? else {
             return Err(MethodError::new(NOT_AVAILABLE, "only rooms have members"));
         };

@@ -241,6 +241,45 @@ async fn each_method_needs_its_scope() {
     }
 }
 
+/// A misspelt parameter would be ignored in silence.
+#[tokio::test]
+async fn no_method_ignores_a_parameter() {
+    let server = server().await;
+    let mut backend = backend(&server).await;
+    room(&server, "r", backend.bot, RoomKind::Public).await;
+    let ann = user(&server, "Ann").await.to_string();
+    let (channel, data) = ("room:r", json!({"text": "x"}));
+    for (method, params) in [
+        ("publish", json!({"channel": channel, "data": data})),
+        ("broadcast", json!({"channels": [channel], "data": data})),
+        ("history", json!({"channel": channel})),
+        ("info", json!({})),
+        ("subscribe", json!({"user": ann, "channel": channel})),
+        ("history_remove", json!({"channel": channel})),
+        ("presence", json!({"channel": channel})),
+        ("presence_stats", json!({"channel": channel})),
+        ("channels", json!({})),
+        ("unsubscribe", json!({"user": ann, "channel": channel})),
+        ("disconnect", json!({"user": ann})),
+        ("refresh", json!({"user": ann})),
+        ("block_user", json!({"user": ann})),
+        ("unblock_user", json!({"user": ann})),
+        ("invalidate_user_tokens", json!({"user": ann})),
+        ("create_user", json!({"username": "Ben"})),
+        ("rename_user", json!({"user": ann, "username": "Anna"})),
+        ("create_room", json!({"name": "other"})),
+        ("remove_member", json!({"user": ann, "channel": channel})),
+        ("members", json!({"channel": channel})),
+        ("delete_room", json!({"channel": channel})),
+        ("batch", json!({"commands": []})),
+    ] {
+        let mut misspelt = params;
+        misspelt["chanel"] = "x".into();
+        let error = backend.error(method, misspelt).await;
+        assert_eq!(error, (107, "there is no parameter 'chanel'".to_owned()), "{method}");
+    }
+}
+
 #[tokio::test]
 async fn a_broadcast_is_answered_channel_by_channel() {
     let server = server().await;
