@@ -3,6 +3,7 @@
 use crate::shard::{Rig, lines, replies, subscribe};
 use serde_json::{Value, json};
 use uproar_core::limits::Limits;
+use uproar_core::message::{AttachOutcome, Channel};
 use uproar_core::protocol::LiveEntry;
 use uproar_core::{Endpoint, Message, Slot};
 
@@ -131,5 +132,27 @@ fn a_room_without_guests_is_forgotten() {
     let ann = rig.join(2, CHANNEL);
     rig.shard.failed(rig.now(), ann, &mut rig.host);
     rig.run_for(5_000);
+    assert_eq!(rig.shard.metrics().homes, 0);
+}
+
+/// A plain connection is in neither channel while it waits for the second one, and must not have to begin again.
+#[test]
+fn the_room_stays_while_the_home_of_its_channel_is_asked() {
+    let mut rig = Rig::of_two(9, Limits { room_idle_ms: 0, ..Limits::default() });
+    let of_this_shard = |room: &usize| rig.shard.home_of(&Channel::Room(rig.store.room_id(*room))) == 0;
+    let room = (0..9).find(of_this_shard).unwrap();
+    let mut channels = (0..).map(|number| format!("room{room}/{number}"));
+    let name = channels.find(|name| rig.shard.home_of(&Channel::Live(name.as_str().into())) == 1).unwrap();
+    let unix_ms = rig.now().unix_ms;
+    rig.store.join(unix_ms, room, 2);
+    let ann = rig.open(&format!("/ws?room=live:{name}&token=2"));
+    rig.run_for(100);
+    let channel = Channel::Live(name.as_str().into());
+    assert!(matches!(&rig.to_other[..], [Message::Attach { channel: asked }] if *asked == channel));
+    let attached = Message::Attached { channel, outcome: AttachOutcome::Attached { epoch: None, position: 0 } };
+    rig.shard.receive(rig.now(), Endpoint::Shard(1), attached, &mut rig.host);
+    assert!(rig.shard.is_open(ann));
+    rig.shard.failed(rig.now(), ann, &mut rig.host);
+    rig.run_for(20);
     assert_eq!(rig.shard.metrics().homes, 0);
 }

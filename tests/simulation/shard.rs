@@ -24,6 +24,8 @@ pub(crate) struct Rig {
     /// While true, the store answers nothing.
     pub(crate) store_hangs: bool,
     pub(crate) now_ms: u64,
+    /// What was sent to the other shard, of a rig with two. Nothing is answered.
+    pub(crate) to_other: Vec<Message>,
     /// By slot. No slot is reused.
     clients: Vec<Client>,
     /// The largest number of pages that the store read at the same time for connections.
@@ -111,6 +113,15 @@ impl Rig {
     }
 
     pub(crate) fn with_lease(rooms: usize, limits: Limits, lease: Lease) -> Rig {
+        Rig::of(rooms, limits, lease, 1)
+    }
+
+    /// The first of two shards.
+    pub(crate) fn of_two(rooms: usize, limits: Limits) -> Rig {
+        Rig::of(rooms, limits, Lease::unlimited(), 2)
+    }
+
+    fn of(rooms: usize, limits: Limits, lease: Lease, shards: u16) -> Rig {
         let verify = |token: &str, now_s: u64| match token {
             "expired" => Err(TokenError::Expired),
             "wrong" => Err(TokenError::Invalid),
@@ -127,7 +138,7 @@ impl Rig {
         let bus = Arc::<BusState>::default();
         let config = ShardConfig {
             id: 0,
-            shards: 1,
+            shards,
             lanes: 1,
             limits,
             verify: Arc::new(verify),
@@ -151,6 +162,7 @@ impl Rig {
             store,
             store_hangs: false,
             now_ms: 1,
+            to_other: Vec::new(),
             clients: Vec::new(),
             most_reads: 0,
             longest_queue_bytes: 0,
@@ -305,6 +317,7 @@ impl Rig {
                 }
                 Message::Commit(append) => self.lane.receive(now.ms, append, &mut answers),
                 Message::CreditReturned => {}
+                message if to == Endpoint::Shard(1) => self.to_other.push(message),
                 other => panic!("to {to:?}: {other:?}"),
             }
         }

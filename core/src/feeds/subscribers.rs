@@ -10,6 +10,9 @@ use crate::message::{AttachOutcome, Channel, Endpoint, JoinRequest, Message, Pre
 use std::sync::Arc;
 use uproar_model::{Offset, User};
 
+/// How long the feed of a room stays for a plain connection on its way into a `live:` channel of the room.
+const HOLD_MS: u64 = 1_000;
+
 /// How a client that wants to join a channel stands.
 pub(crate) enum Attached {
     /// The channel is fed already.
@@ -147,6 +150,15 @@ impl Feeds {
         feed.idle_since_ms = None;
     }
 
+    /// A plain connection is about to become a guest of this room. However soon rooms without subscribers are
+    /// forgotten, this one stays for a moment: otherwise the connection would have to begin again and again.
+    pub fn hold(&mut self, cx: &Context, id: FeedId) {
+        let Some(feed) = self.feeds.get_mut(id.index()).filter(|feed| feed.is_unused()) else { return };
+        let since_ms = cx.now.ms + HOLD_MS.saturating_sub(cx.limits().room_idle_ms);
+        feed.idle_since_ms = Some(since_ms);
+        self.idle_rooms.push_back((since_ms, feed.channel.clone()));
+    }
+
     /// Such a subscription has ended.
     pub fn remove_guest(&mut self, cx: &Context, room_feed: Option<FeedId>, slot: Slot, key: SubscriptionKey) {
         let Some(id) = room_feed else { return };
@@ -189,6 +201,10 @@ impl Feeds {
     /// If the feed has no subscribers, it is idle from now on.
     pub fn set_idle(&mut self, cx: &Context, id: FeedId) {
         let Some(feed) = self.feeds.get_mut(id.index()).filter(|feed| feed.is_unused()) else { return };
+        if feed.idle_since_ms.is_some_and(|since_ms| since_ms > cx.now.ms) {
+            // It is held.
+            return;
+        }
         feed.idle_since_ms = Some(cx.now.ms);
         match feed.channel {
             Channel::Room(_) => self.idle_rooms.push_back((cx.now.ms, feed.channel.clone())),

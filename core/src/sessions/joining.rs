@@ -305,8 +305,11 @@ impl Shard {
         if joining.live_name().is_some() && epoch.is_some() {
             // This was the room's feed, and the user is a member. Now to the channel itself.
             joining.is_guest = true;
-            if let Joiner::Subscription(key) = joiner {
-                self.feeds.add_guest(&mut self.connections, feed_id, (slot, key), position.max(read_at));
+            match joiner {
+                Joiner::Subscription(key) => {
+                    self.feeds.add_guest(&mut self.connections, feed_id, (slot, key), position.max(read_at));
+                }
+                Joiner::Upgrade => self.feeds.hold(&self.cx, feed_id),
             }
             return self.attach(slot, joiner, host);
         }
