@@ -1,6 +1,6 @@
--- What each node serves, as it last told. (usable_since stays: older programs leave it at 0.)
+-- What each node serves, as it last told; NULL until it has. (usable_since stays: older programs leave it NULL.)
 ALTER TABLE nodes
-  ADD COLUMN connections bigint NOT NULL DEFAULT 0,
-  ADD COLUMN users bigint NOT NULL DEFAULT 0,
-  ADD COLUMN subscriptions bigint NOT NULL DEFAULT 0,
-  ADD COLUMN channels bigint NOT NULL DEFAULT 0;
+  ADD COLUMN connections bigint,
+  ADD COLUMN users bigint,
+  ADD COLUMN subscriptions bigint,
+  ADD COLUMN channels bigint;

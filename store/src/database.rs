@@ -997,10 +997,10 @@ impl Store for Database {
         }
     }
 
-    async fn report_load(&self, node: &str, load: NodeLoad) -> Result<(), StoreError> {
+    async fn report_load(&self, node: &str, load: NodeLoad) -> Result<bool, StoreError> {
         require_storable(&[node])?;
         match &self.calls.backend {
-            Backend::Sqlite(_) => Ok(()),
+            Backend::Sqlite(_) => Ok(true),
             Backend::Postgres(_) => {
                 self.calls.change(TurnOf::Server, async |db| nodes::report_load(db, node, load).await).await
             }

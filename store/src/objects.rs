@@ -475,6 +475,6 @@ pub struct OtherNode {
     pub name: String,
     pub version: String,
     pub uptime_ms: u64,
-    /// As it last told.
-    pub load: NodeLoad,
+    /// As it last told. `None`: it has not yet, or runs a program that doesn't.
+    pub load: Option<NodeLoad>,
 }

@@ -411,9 +411,9 @@ pub trait Store: Send + Sync + 'static {
         None
     }
 
-    /// Tells the other nodes what the node with this name serves.
-    async fn report_load(&self, _node: &str, _load: NodeLoad) -> Result<(), StoreError> {
-        Ok(())
+    /// Tells the other nodes what the node with this name serves. `false`: they do not know of the node yet.
+    async fn report_load(&self, _node: &str, _load: NodeLoad) -> Result<bool, StoreError> {
+        Ok(true)
     }
 
     /// The nodes that are alive, except the one with this name.

@@ -453,10 +453,10 @@ async fn info_lists_all_nodes() {
     let _ws = b.join(&ann, "room=r").await;
     let nodes = async |server: &Server| call(server, "info", &key, json!({})).await["nodes"].clone();
     let words = |node: &Value| {
-        let counts = ["num_clients", "num_users"].map(|name| number(&node[name]));
+        let counts = ["num_clients", "num_users"].map(|name| node[name].as_u64());
         (text(&node["name"]), counts)
     };
-    let expected = [("a".to_owned(), [0, 0]), ("b".to_owned(), [1, 1])];
+    let expected = [("a".to_owned(), [Some(0); 2]), ("b".to_owned(), [Some(1); 2])];
     until("a has heard of what b serves", async || {
         nodes(a).await.as_array().unwrap().iter().map(words).collect::<Vec<_>>() == expected
     })
@@ -466,4 +466,11 @@ async fn info_lists_all_nodes() {
     assert!(of_b[1]["version"].is_string() && number(&of_b[1]["uptime"]) < 600, "{of_b}");
     b.stop().await;
     assert_eq!(nodes(a).await.as_array().unwrap().len(), 1);
+    // A program of an earlier release does not tell.
+    let older = "INSERT INTO nodes (incarnation, name, version, bus_version, started_at, beat_at)
+        SELECT 'older', 'older', '0.1', bus_version, beat_at, beat_at + 60000 FROM nodes";
+    a.setup.backdoor().await.execute(older).await;
+    let nodes = nodes(a).await;
+    let older = &nodes.as_array().unwrap()[1];
+    assert!(older["name"] == "older" && older.get("num_clients").is_none(), "{older}");
 }

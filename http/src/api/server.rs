@@ -22,7 +22,7 @@ impl Caller {
             name: own_name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_ms: u64::try_from(app.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-            load: NodeLoad { connections, users, subscriptions, channels },
+            load: Some(NodeLoad { connections, users, subscriptions, channels }),
         };
         let others = app.store.other_nodes(own_name).await?;
         let nodes: Vec<Value> = std::iter::once(&own).chain(&others).map(object_of).collect();
@@ -32,14 +32,12 @@ impl Caller {
 
 fn object_of(node: &OtherNode) -> Value {
     let OtherNode { name, version, uptime_ms, load } = node;
-    json!({
-        "uid": name,
-        "name": name,
-        "version": version,
-        "num_clients": load.connections,
-        "num_users": load.users,
-        "num_subs": load.subscriptions,
-        "num_channels": load.channels,
-        "uptime": uptime_ms / 1000,
-    })
+    let mut object = json!({"uid": name, "name": name, "version": version, "uptime": uptime_ms / 1000});
+    if let Some(NodeLoad { connections, users, subscriptions, channels }) = load {
+        object["num_clients"] = (*connections).into();
+        object["num_users"] = (*users).into();
+        object["num_subs"] = (*subscriptions).into();
+        object["num_channels"] = (*channels).into();
+    }
+    object
 }
