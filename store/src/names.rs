@@ -4,6 +4,7 @@
 
 use crate::connection::{Arg, DbConnection, json};
 use crate::error::StoreError;
+use crate::postgres::is_lock_timeout;
 use crate::users::revoke_sql;
 use std::collections::HashSet;
 use uproar_model::{UserId, fold_name, is_bot_name, looks_like, numbered_name, reserved_lookalike, skeleton, text};
@@ -14,6 +15,8 @@ const RULES: &str = "4";
 const CHUNK_ROWS: usize = 500;
 /// How many small numbers are tried behind a name that is taken.
 const NUMBERS_LIMIT: u64 = 16;
+/// How long somebody waits for a name that another transaction is giving or taking. Those who wait keep a connection.
+const CLAIM_TIMEOUT: &str = "1s";
 /// The most names with one skeleton that a new name is compared with.
 const LOOKALIKES_LIMIT: i64 = 32;
 
@@ -35,13 +38,26 @@ pub(crate) async fn is_user_lookalike(
 /// key, and a former name is in another table. On SQLite nobody else writes meanwhile.
 pub(crate) async fn claim(db: &mut DbConnection, usernames: &[&str]) -> Result<(), StoreError> {
     if db.is_postgres() {
+        limit_waits(db).await?;
         let skeletons: Vec<String> = usernames.iter().map(|name| skeleton(name)).collect();
         let skeletons: Vec<&str> = skeletons.iter().map(String::as_str).collect();
         // All take the locks in the same order, or two could wait for each other.
         let sql = "SELECT count(pg_advisory_xact_lock(k.lock_key)) FROM (SELECT DISTINCT hashtextextended(t.name, 0)
             AS lock_key FROM unnest($1::text[]) AS t(name) ORDER BY lock_key OFFSET 0) AS k";
-        db.execute(sql, &[Arg::Texts(&skeletons)]).await?;
+        match db.execute(sql, &[Arg::Texts(&skeletons)]).await {
+            // The transaction is rolled back.
+            Err(error) if is_lock_timeout(&error) => return Err(StoreError::Overloaded),
+            claimed => _ = claimed?,
+        }
     }
+    Ok(())
+}
+
+/// From here on the transaction does not wait long for others. A process that is stopped while it has a name must not
+/// use up the connections of the others by those who want that name.
+pub(crate) async fn limit_waits(db: &mut DbConnection) -> Result<(), StoreError> {
+    let sql = "SELECT set_config('lock_timeout', $1, true)";
+    db.execute(sql, &[Arg::Text(CLAIM_TIMEOUT)]).await?;
     Ok(())
 }
 

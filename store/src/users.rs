@@ -97,6 +97,9 @@ pub(crate) async fn rename(
     username: &str,
     key: &str,
 ) -> Result<Account, RenameError> {
+    if db.is_postgres() {
+        names::limit_waits(db).await?;
+    }
     // Two changes of one user wait for each other, so that no name in between is lost.
     let sql = match db.is_postgres() {
         true => "SELECT username, username_key FROM users WHERE id = $1 FOR NO KEY UPDATE",

@@ -129,6 +129,11 @@ pub(crate) fn keeps_session(error: &sqlx::Error) -> bool {
     matches!(code.get(..2), Some("22" | "23" | "40" | "54" | "P0" | "UP")) || matches!(&*code, "57014" | "55P03")
 }
 
+/// Whether a statement was given up because it waited too long for a lock.
+pub(crate) fn is_lock_timeout(error: &sqlx::Error) -> bool {
+    code(error).is_some_and(|code| code == "55P03")
+}
+
 /// Whether the session has ended, or its connection: broken, or ended by an administrator, a crash or a time limit.
 pub(crate) fn ends_session(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Io(_)) || code(error).is_some_and(|code| code.starts_with("57P"))

@@ -18,7 +18,7 @@ mod setup;
 mod witnesses;
 
 pub use bus::{BusReceiver, BusSender, PostgresBus};
-pub(crate) use failures::{ends_session, keeps_session};
+pub(crate) use failures::{ends_session, is_lock_timeout, keeps_session};
 pub(crate) use generation::restored;
 pub(crate) use inspect::inspect;
 pub(crate) use key::change as change_key;

@@ -12,9 +12,12 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use uproar_model::{Marker, Outcome, Refusal, RoomId, UserId};
+use uproar_model::{Marker, Outcome, Refusal, RoomId, UserId, skeleton};
 use uproar_store::testing::TestPostgres;
-use uproar_store::{AppendError, DataFolder, NewRoom, OpenOptions, RoomError, RoomKind, Store, open};
+use uproar_store::{
+    AppendError, CreateUserError, DataFolder, NewRoom, OpenOptions, RenameError, RoomError, RoomKind, Store,
+    StoreError, open,
+};
 
 /// Waits until this many sessions of the database wait for a lock.
 async fn until_waiting(shell: &mut PgConnection, count: i64) {
@@ -874,6 +877,30 @@ fn a_newer_schema_is_used_if_it_says_so() {
         create_lobby(&store).await;
         store.close().await;
         uproar_store::tools::restored(&url, &fixture.folder, OpenOptions::default()).await.unwrap();
+    });
+}
+
+/// Those who want a name that somebody else is taking keep a connection while they wait.
+#[test]
+fn a_process_that_is_stopped_while_it_takes_a_name_holds_nobody_up_for_long() {
+    runtime().block_on(async {
+        let fixture = Fixture::new(postgres()).await;
+        let store = fixture.open().await;
+        let ann = store.ensure_user("Ann", "ann").await.unwrap().id;
+        let mut stopped = fixture.shell().await;
+        let sql = "SELECT pg_advisory_lock(hashtextextended($1, 0))";
+        sqlx::query(sql).bind(skeleton("Ben")).execute(&mut stopped).await.unwrap();
+        let started = Instant::now();
+        let (ensured, renamed) =
+            tokio::join!(store.ensure_user("Ben", "ben"), store.rename_user(ann, "Ben", "ben", ann));
+        assert!(matches!(ensured, Err(CreateUserError::Store(StoreError::Overloaded))), "{ensured:?}");
+        assert!(matches!(renamed, Err(RenameError::Store(StoreError::Overloaded))), "{renamed:?}");
+        // Much less than the time limit of a call.
+        assert!(started.elapsed() < Duration::from_secs(6), "{:?}", started.elapsed());
+        store.ensure_user("Cleo", "cleo").await.unwrap();
+        stopped.close().await.unwrap();
+        store.ensure_user("Ben", "ben").await.unwrap();
+        store.close().await;
     });
 }
 
