@@ -80,6 +80,9 @@ pub enum Requester {
     Head(AskingHome),
     /// A shard, for all its homes, to find commits that they were not told of.
     Sweep,
+    /// A shard, for the connections of a user who was renamed: this is the name that it heard of, and the number of the
+    /// renaming on this shard.
+    Renamed { user: UserId, username: Arc<str>, number: u64 },
     /// A room's home, on behalf of a client whose position is above its shard's.
     Check(AskingHome, JoinRequest),
 }
@@ -211,6 +214,8 @@ pub enum StoreRequest {
     /// The user with this identity, or if there is none, with this name. They are created if necessary, with this name
     /// or one like it.
     User { username: Arc<str>, identity: Option<Arc<Identity>> },
+    /// The user with this id. Answered as `User` is.
+    UserById { user: UserId },
     /// A room's head.
     Head { room: RoomId },
     /// The rooms whose last offset is not this one, by room ascending.

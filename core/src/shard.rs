@@ -518,7 +518,7 @@ impl Shard {
                 if from == Endpoint::Http && cx.config.id == 0 {
                     cx.announce(host, || Announcement::User { user, event: event.clone() });
                 }
-                self.on_user_event(user, &event);
+                self.on_user_event(user, &event, host);
             }
             Message::Revoke(revocation) => {
                 cx.messenger.acknowledge(from, host);
@@ -568,6 +568,7 @@ impl Shard {
             Requester::Gap(asking) => self.homes.on_gap_page(&mut self.cx, asking, reply, host),
             Requester::Head(asking) => self.homes.on_head(&mut self.cx, asking, &reply, host),
             Requester::Check(asking, request) => self.homes.on_check_reply(&mut self.cx, asking, request, reply, host),
+            Requester::Renamed { user, username, number } => self.on_name_read(user, username, number, reply),
             Requester::Sweep => self.homes.on_swept(&mut self.cx, reply, host),
         }
     }

@@ -6,7 +6,7 @@
 //! nobody waits for any more is not read.
 
 use super::markers::{MARKERS_LIMIT, Markers};
-use super::waiting::{Admission, Asked, Kind, Named, ReplyTo, SweepAsked, Waiting};
+use super::waiting::{Admission, Asked, Kind, ReplyTo, SweepAsked, Waiting, Wanted};
 use crate::mesh::Port;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ enum Query {
     Heads(Vec<(RoomId, ReplyTo)>),
     Sweep(Vec<SweepAsked>),
     Page(RoomId, PageRequest, Vec<(ReplyTo, Asker)>),
-    User(Named, Vec<ReplyTo>),
+    User(Wanted, Vec<ReplyTo>),
     Markers(Vec<(RoomId, UserId)>),
     Rooms {
         user: UserId,
@@ -337,12 +337,15 @@ async fn run_query(store: SharedStore, query: Query) -> QueryResult {
             let reply = |asker: &Asker| if may_see(asker) { answer.clone() } else { StoreReply::NotMember };
             askers.into_iter().map(|(reply_to, asker)| (reply_to, reply(&asker))).collect()
         }
-        Query::User((username, identity), reply_to) => {
-            let account = match (identity, fold_name(&username)) {
-                (Some(identity), _) => Some(store.ensure_identity(&identity, &username).await),
-                (None, Ok(key)) => Some(store.ensure_user(&shown_name(&username), &key).await),
-                // The token has a name that no user can have.
-                (None, Err(_)) => None,
+        Query::User(wanted, reply_to) => {
+            let account = match wanted {
+                Wanted::Id(user) => store.account(user).await.map_err(CreateUserError::from).transpose(),
+                Wanted::Named(username, Some(identity)) => Some(store.ensure_identity(&identity, &username).await),
+                Wanted::Named(username, None) => match fold_name(&username) {
+                    Ok(key) => Some(store.ensure_user(&shown_name(&username), &key).await),
+                    // The token has a name that no user can have.
+                    Err(_) => None,
+                },
             };
             let answer = match account {
                 None => StoreReply::User(None),

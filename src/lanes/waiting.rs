@@ -63,8 +63,13 @@ impl Kind {
 /// answer.
 pub(super) type Admission = (String, UserId, bool, ReplyTo, Asker);
 
-/// A user to look up: the name, and who they are in another system if the token is from there.
-pub(super) type Named = (Arc<str>, Option<Arc<Identity>>);
+/// A user to look up.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Wanted {
+    /// The name, and who they are in another system if the token is from there.
+    Named(Arc<str>, Option<Arc<Identity>>),
+    Id(UserId),
+}
 
 /// A page, and everybody who asks for it.
 type PageQuery = ((RoomId, PageRequest), Vec<(ReplyTo, Asker)>);
@@ -84,7 +89,7 @@ pub(super) struct Waiting {
     heads: VecDeque<(RoomId, ReplyTo)>,
     /// Of shards, each of which has one under way.
     sweeps: Vec<SweepAsked>,
-    users: Shared<Named>,
+    users: Shared<Wanted>,
     pages: Shared<(RoomId, PageRequest)>,
     rooms: FairQueue<Party, (UserId, Option<String>, usize, ReplyTo, Asker)>,
     /// Whose requests were dropped because nobody waited for the answer.
@@ -135,8 +140,9 @@ impl Waiting {
             }
             StoreRequest::Page { room, request } => self.pages.add(party, (room, request), (reply_to, asker), unwanted),
             StoreRequest::User { username, identity } => {
-                self.users.add(party, (username, identity), (reply_to, asker), unwanted)
+                self.users.add(party, Wanted::Named(username, identity), (reply_to, asker), unwanted)
             }
+            StoreRequest::UserById { user } => self.users.add(party, Wanted::Id(user), (reply_to, asker), unwanted),
             StoreRequest::MarkRead { .. } => {
                 debug_assert!(false, "these go to the markers");
                 Some(vec![reply_to])
@@ -175,7 +181,7 @@ impl Waiting {
     }
 
     /// The next user to look up, and everybody who asks for them.
-    pub fn next_user(&mut self) -> Option<(Named, Vec<ReplyTo>)> {
+    pub fn next_user(&mut self) -> Option<(Wanted, Vec<ReplyTo>)> {
         let (user, askers) = self.users.next(&mut self.unwanted)?;
         Some((user, askers.into_iter().map(|(reply_to, _)| reply_to).collect()))
     }

@@ -218,6 +218,7 @@ impl Rig {
                 let id = UserId(self.store.add_user(&username));
                 StoreReply::User(Some(Found { user: User { id, username }, revocation: None }))
             }
+            StoreRequest::UserById { user } => self.store.user(user),
             StoreRequest::MarkRead { .. } | StoreRequest::Rooms { .. } => StoreReply::Failed,
         }
     }

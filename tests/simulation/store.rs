@@ -4,9 +4,9 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
 use std::sync::Arc;
-use uproar_core::message::{Party, StoreReply};
+use uproar_core::message::{Found, Party, StoreReply};
 use uproar_model::{
-    DatabaseGeneration, Epoch, Head, Item, Kind, Offset, Outcome, Publication, RoomId, Swept, UnixMillis, UserId,
+    DatabaseGeneration, Epoch, Head, Item, Kind, Offset, Outcome, Publication, RoomId, Swept, UnixMillis, User, UserId,
 };
 use uproar_store::memory::MemoryStore;
 use uproar_store::{Admission, JoinError, NewRoom, PageRequest, RoomKind};
@@ -60,6 +60,11 @@ impl SimStore {
 
     pub fn rename(&mut self, user: i64, name: &str) {
         self.now.store.rename_user(UserId(user), name, name).expect("a name that is free");
+    }
+
+    pub fn user(&self, user: UserId) -> StoreReply {
+        let account = self.now.store.account(user);
+        StoreReply::User(account.map(|account| Found { user: User::from(&account), revocation: account.revocation() }))
     }
 
     /// The store as it is now, for [`SimStore::fail_over`].

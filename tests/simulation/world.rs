@@ -1459,6 +1459,7 @@ impl World {
                     }
                     StoreRequest::AdmitMember { .. } => panic!("nobody subscribes to a channel of a room"),
                     StoreRequest::User { .. } => panic!("the simulator's tokens carry user ids"),
+                    StoreRequest::UserById { .. } => panic!("nobody is renamed"),
                     StoreRequest::MarkRead { .. } | StoreRequest::Rooms { .. } => {
                         panic!("no client of the simulator sends this")
                     }

@@ -16,6 +16,7 @@ pub(crate) struct Users {
     users: HashMap<UserId, UserState, ahash::RandomState>,
     /// Of users who were renamed a moment ago: a name that was asked for earlier may arrive later.
     new_names: HashMap<UserId, NewName, ahash::RandomState>,
+    last_number: u64,
     revocations: Revocations,
     swept_ms: u64,
 }
@@ -33,12 +34,14 @@ struct UserState {
 struct NewName {
     username: Arc<str>,
     heard_ms: u64,
+    /// Counts what this shard heard of such names.
+    number: u64,
 }
 
 impl Users {
     pub fn new(hasher: ahash::RandomState, revocations: Revocations) -> Users {
         let (users, new_names) = (HashMap::with_hasher(hasher.clone()), HashMap::with_hasher(hasher));
-        Users { users, new_names, revocations, swept_ms: 0 }
+        Users { users, new_names, last_number: 0, revocations, swept_ms: 0 }
     }
 
     // ── connections ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -69,14 +72,28 @@ impl Users {
 
     // ── new names ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// A user has got another name.
-    pub fn add_new_name(&mut self, cx: &Context, user: UserId, username: &Arc<str>) {
+    /// A user has got another name. Returns the number of this news.
+    pub fn add_new_name(&mut self, cx: &Context, user: UserId, username: &Arc<str>) -> u64 {
+        self.last_number += 1;
+        let number = self.last_number;
         if self.new_names.len() >= NEW_NAMES_LIMIT {
             self.forget_names(cx);
         }
         if self.new_names.len() < NEW_NAMES_LIMIT || self.new_names.contains_key(&user) {
-            self.new_names.insert(user, NewName { username: Arc::clone(username), heard_ms: cx.now.ms });
+            self.new_names.insert(user, NewName { username: Arc::clone(username), heard_ms: cx.now.ms, number });
         }
+        number
+    }
+
+    /// The name of a user was read because of the news with this number. False: there is later news.
+    #[must_use]
+    pub fn set_new_name(&mut self, user: UserId, number: u64, username: &Arc<str>) -> bool {
+        let Some(name) = self.new_names.get_mut(&user) else { return true };
+        if name.number != number {
+            return false;
+        }
+        name.username = Arc::clone(username);
+        true
     }
 
     /// The name that a user has got since this time.

@@ -8,7 +8,9 @@ use crate::connections::{Arrival, Joining, Phase, Session, Since, Subscribing, S
 use crate::feeds::Subscriber;
 use crate::host::Host;
 use crate::ids::{CommandId, FeedId, Slot, SubscriptionKey};
-use crate::message::{Channel, Endpoint, Ephemeral, Joiner, Message, UserEvent};
+use crate::message::{
+    Asker, Channel, Endpoint, Ephemeral, Joiner, Message, Requester, StoreReply, StoreRequest, UserEvent,
+};
 use crate::mutation::{self, Mutation};
 use crate::protocol::centrifuge::{self, Command, Encoding, Push, Reply, Request, Subscribe, methods};
 use crate::protocol::{self, CloseReason, Format, ProtocolError};
@@ -429,7 +431,7 @@ impl Shard {
     /// Sends an event to all connections of a user, on all shards. It is dropped where there is no credit; a client
     /// that misses it can ask.
     pub(super) fn notify_user(&mut self, user: UserId, event: UserEvent, host: &mut impl Host) {
-        self.on_user_event(user, &event);
+        self.on_user_event(user, &event, host);
         self.cx.announce(host, || Announcement::User { user, event: event.clone() });
         for shard in (0..self.cx.messenger.shards).filter(|shard| *shard != self.cx.config.id) {
             let message = Message::NotifyUser { user, event: event.clone() };
@@ -438,12 +440,49 @@ impl Shard {
     }
 
     /// An event for a user's connections on this shard.
-    pub(crate) fn on_user_event(&mut self, user: UserId, event: &UserEvent) {
-        let slots = self.connections.users.connections(user).to_vec();
-        if let UserEvent::Renamed { username } = event {
-            self.connections.users.add_new_name(&self.cx, user, username);
-            slots.iter().for_each(|slot| self.rename(*slot, username));
+    pub(crate) fn on_user_event(&mut self, user: UserId, event: &UserEvent, host: &mut impl Host) {
+        if let UserEvent::Renamed { username } = event
+            && self.on_renamed(user, username, host)
+        {
+            return;
         }
+        self.push_user_event(user, event);
+    }
+
+    /// A user was renamed. Returns whether the clients are told later.
+    fn on_renamed(&mut self, user: UserId, username: &Arc<str>, host: &mut impl Host) -> bool {
+        let number = self.connections.users.add_new_name(&self.cx, user, username);
+        self.rename_user(user, username);
+        if self.connections.users.connections(user).is_empty() {
+            return false;
+        }
+        // News of two renamings through different nodes may arrive in the other order. The database knows which one
+        // came last.
+        let requester = Requester::Renamed { user, username: Arc::clone(username), number };
+        let asker = Asker::shard(self.cx.config.id);
+        self.cx.messenger.read(requester, asker, StoreRequest::UserById { user }, host)
+    }
+
+    /// The reader has answered how a user is called who was renamed.
+    pub(crate) fn on_name_read(&mut self, user: UserId, heard: Arc<str>, number: u64, reply: StoreReply) {
+        let username = match reply {
+            StoreReply::User(Some(found)) => found.user.username,
+            _ => heard,
+        };
+        if self.connections.users.set_new_name(user, number, &username) {
+            self.rename_user(user, &username);
+            self.push_user_event(user, &UserEvent::Renamed { username });
+        }
+    }
+
+    fn rename_user(&mut self, user: UserId, username: &Arc<str>) {
+        for slot in self.connections.users.connections(user).to_vec() {
+            self.rename(slot, username);
+        }
+    }
+
+    fn push_user_event(&mut self, user: UserId, event: &UserEvent) {
+        let slots = self.connections.users.connections(user).to_vec();
         let (channel, data) = (format!("user:{user}"), methods::user_event_data(event));
         for slot in slots {
             self.connections.add_push(&self.cx, slot, |encoding, out| {
