@@ -57,7 +57,7 @@ fn members_subscribe_and_others_do_not() {
     assert!(!rig.store.is_member(0, 3), "nobody joins a room by asking for one of its channels");
     let plain = rig.open("/ws?room=live:room0/x&token=2");
     rig.run_for(20);
-    assert!(rig.response(plain).starts_with("HTTP/1.1 422 "), "{}", rig.response(plain));
+    assert!(rig.shard.is_open(plain), "{}", rig.response(plain));
     say(&mut rig, "1");
     rig.send_commands(ann, [json!({"id": 5, "publish": {"channel": CHANNEL, "data": 2}})]);
     rig.run_for(20);
@@ -153,6 +153,6 @@ fn the_room_stays_while_the_home_of_its_channel_is_asked() {
     rig.shard.receive(rig.now(), Endpoint::Shard(1), attached, &mut rig.host);
     assert!(rig.shard.is_open(ann));
     rig.shard.failed(rig.now(), ann, &mut rig.host);
-    rig.run_for(20);
+    rig.run_for(2_000);
     assert_eq!(rig.shard.metrics().homes, 0);
 }

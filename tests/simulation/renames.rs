@@ -68,6 +68,7 @@ fn a_connection_that_is_opening_gets_the_new_name() {
         let ann = rig.open(target);
         let answers = rig.take_answers();
         rig.store_hangs = false;
+        rig.store.rename(2, "new");
         hear(&mut rig, "new");
         rig.give_answers(answers);
         // A connection to a `live:` channel that belongs to no room asks nothing, and has the name of its token.

@@ -70,8 +70,6 @@ impl Users {
         self.connections(user).len() as u64 >= cx.limits().user_connections_limit
     }
 
-    // ── new names ───────────────────────────────────────────────────────────────────────────────────────────────────
-
     /// A user has got another name. Returns the number of this news.
     pub fn add_new_name(&mut self, cx: &Context, user: UserId, username: &Arc<str>) -> u64 {
         self.last_number += 1;
