@@ -686,7 +686,8 @@ impl Store for Database {
     async fn delete_room(&self, name: &str, actor: UserId, reserved_ms: u64) -> Result<RoomId, RoomError> {
         require_room_name(name)?;
         self.allowances.take_write(actor)?;
-        let deleted = self.calls.change_for(actor, async |db| rooms::delete(db, name, actor, reserved_ms).await).await;
+        let deleted =
+            self.calls.change_for(actor, async |db| rooms::delete(db, name, None, actor, reserved_ms).await).await;
         // Even after an error: the deletion may have been committed.
         self.calls.room_deleted.notify_one();
         deleted
@@ -886,17 +887,24 @@ impl Store for Database {
         self.calls.write_for(bot, async |db| rooms::create(db, &room, None).await).await
     }
 
-    async fn expel(&self, name: &str, user: UserId, bot: UserId) -> Result<Removal, RoomError> {
+    async fn expel(&self, name: &str, only: Option<RoomId>, user: UserId, bot: UserId) -> Result<Removal, RoomError> {
         require_room_name(name)?;
-        let removal = self.calls.change_for(bot, async |db| rooms::expel(db, name, bot, user).await).await?;
+        let removal = self.calls.change_for(bot, async |db| rooms::expel(db, name, only, bot, user).await).await?;
         self.published(removal.room, &removal.publication);
         Ok(removal)
     }
 
-    async fn delete_room_for(&self, name: &str, bot: UserId, reserved_ms: u64) -> Result<RoomId, RoomError> {
+    async fn delete_room_for(
+        &self,
+        name: &str,
+        only: Option<RoomId>,
+        bot: UserId,
+        reserved_ms: u64,
+    ) -> Result<RoomId, RoomError> {
         require_room_name(name)?;
         let owner = self.calls.read_for(bot, async |db| rooms::owner(db, name).await).await?;
-        let deleted = self.calls.change_for(bot, async |db| rooms::delete(db, name, owner, reserved_ms).await).await;
+        let deleting = self.calls.change_for(bot, async |db| rooms::delete(db, name, only, owner, reserved_ms).await);
+        let deleted = deleting.await;
         // Even after an error: the deletion may have been committed.
         self.calls.room_deleted.notify_one();
         deleted

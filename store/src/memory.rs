@@ -1425,9 +1425,10 @@ impl Store for SharedMemoryStore {
         self.create_room(room).await
     }
 
-    async fn expel(&self, name: &str, user: UserId, bot: UserId) -> Result<Removal, RoomError> {
+    async fn expel(&self, name: &str, only: Option<RoomId>, user: UserId, bot: UserId) -> Result<Removal, RoomError> {
         let mut store = self.lock();
-        let id = store.room_id(name).ok_or(RoomError::NoRoom)?;
+        let is_meant = |id: &RoomId| only.is_none_or(|only| only == *id);
+        let id = store.room_id(name).filter(is_meant).ok_or(RoomError::NoRoom)?;
         let room = store.rooms.get_mut(&id).ok_or(RoomError::NoRoom)?;
         let role = room.members.get(&user).map(|member| member.role).ok_or(RoomError::NotMember)?;
         if role == Role::Owner {
@@ -1438,9 +1439,16 @@ impl Store for SharedMemoryStore {
         Ok(Removal { room: id, member: user, publication })
     }
 
-    async fn delete_room_for(&self, name: &str, _: UserId, reserved_ms: u64) -> Result<RoomId, RoomError> {
+    async fn delete_room_for(
+        &self,
+        name: &str,
+        only: Option<RoomId>,
+        _: UserId,
+        reserved_ms: u64,
+    ) -> Result<RoomId, RoomError> {
         let mut store = self.lock();
-        let room = store.room_id(name).and_then(|id| store.rooms.get(&id)).ok_or(RoomError::NoRoom)?;
+        let is_meant = |id: &RoomId| only.is_none_or(|only| only == *id);
+        let room = store.room_id(name).filter(is_meant).and_then(|id| store.rooms.get(&id)).ok_or(RoomError::NoRoom)?;
         let owner = room.members.iter().find(|(_, member)| member.role == Role::Owner).map(|(id, _)| *id);
         store.delete_room(now(), name, owner.ok_or(RoomError::NoRoom)?, reserved_ms)
     }

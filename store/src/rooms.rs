@@ -602,10 +602,14 @@ pub(crate) async fn remove_member(
 pub(crate) async fn expel(
     db: &mut DbConnection,
     name: &str,
+    only: Option<RoomId>,
     actor: UserId,
     user: UserId,
 ) -> Result<Removal, RoomError> {
     let (room, _) = named(db, name).await?.ok_or(RoomError::NoRoom)?;
+    if only.is_some_and(|only| only != room) {
+        return Err(RoomError::NoRoom);
+    }
     if db.is_postgres() {
         let (member, publication) = postgres::expel(db, room, actor, user).await?;
         return Ok(Removal { room, member, publication });
@@ -645,10 +649,14 @@ pub(crate) async fn owner(db: &mut DbConnection, name: &str) -> Result<UserId, R
 pub(crate) async fn delete(
     db: &mut DbConnection,
     name: &str,
+    only: Option<RoomId>,
     actor: UserId,
     reserved_ms: u64,
 ) -> Result<RoomId, RoomError> {
     let (room, _, role) = look_up(db, name, actor).await?;
+    if only.is_some_and(|only| only != room) {
+        return Err(RoomError::NoRoom);
+    }
     if role != Some(Role::Owner) {
         return Err(RoomError::NotAllowed(CANNOT_DELETE));
     }

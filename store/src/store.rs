@@ -346,11 +346,18 @@ pub trait Store: Send + Sync + 'static {
     async fn create_room_for(&self, room: NewRoom, bot: UserId) -> Result<Room, RoomError>;
 
     /// Ends a membership, for the bot user of a key, who need not be a member, and is the actor of the publication.
-    /// Only the owner can't be removed: `RoomError::NotAllowed`.
-    async fn expel(&self, name: &str, user: UserId, bot: UserId) -> Result<Removal, RoomError>;
+    /// Only the owner can't be removed: `RoomError::NotAllowed`. `only`: the room that is meant, if it has the name.
+    async fn expel(&self, name: &str, only: Option<RoomId>, user: UserId, bot: UserId) -> Result<Removal, RoomError>;
 
-    /// Like `delete_room`, as the owner could, for the bot user of a key.
-    async fn delete_room_for(&self, name: &str, bot: UserId, reserved_ms: u64) -> Result<RoomId, RoomError>;
+    /// Like `delete_room`, as the owner could, for the bot user of a key. `only`: the room that is meant, if it has the
+    /// name.
+    async fn delete_room_for(
+        &self,
+        name: &str,
+        only: Option<RoomId>,
+        bot: UserId,
+        reserved_ms: u64,
+    ) -> Result<RoomId, RoomError>;
 
     /// Like `members`, for the bot user of a key, who need not be a member.
     async fn members_for(

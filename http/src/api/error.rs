@@ -43,6 +43,13 @@ impl MethodError {
         MethodError::new(UNKNOWN_CHANNEL, format!("there is no room '{}'", shortened(name)))
     }
 
+    /// The room with this name has another epoch than the caller's.
+    pub(crate) fn other_room() -> MethodError {
+        let text = "this was meant for another room of this name, which was deleted, or for an earlier state of the \
+                    database";
+        MethodError::new(UNRECOVERABLE_POSITION, text)
+    }
+
     pub(crate) fn no_such_user(name: &str) -> MethodError {
         let text = format!("there is no user '{}'; create_user creates one", shortened(name));
         MethodError::new(BAD_REQUEST, text)

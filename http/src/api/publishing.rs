@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use std::borrow::Cow;
 use uproar_core::protocol::check_live_name;
 use uproar_core::protocol::data::{self, Publish};
-use uproar_core::protocol::{PERMISSION_DENIED, UNKNOWN_CHANNEL, UNRECOVERABLE_POSITION};
+use uproar_core::protocol::{PERMISSION_DENIED, UNKNOWN_CHANNEL};
 use uproar_model::{Refusal, User, check_message_id, fold_name};
 
 /// Channels of one broadcast.
@@ -169,9 +169,7 @@ impl Caller {
         let room = self.app.store.room_named(name, self.key.user.id).await?;
         let (room, head) = room.ok_or_else(|| MethodError::no_such_room(name))?;
         if epoch.is_some_and(|epoch| *epoch != *head.epoch.0) {
-            let text = "this was meant for another room of this name, which was deleted, or for an earlier state of \
-                        the database";
-            return Err(MethodError::new(UNRECOVERABLE_POSITION, text));
+            return Err(MethodError::other_room());
         }
         let is_bot = author.id == self.key.user.id;
         let request = PublishRequest { room, user: author, kind, target, body, meta, id, span: self.span };

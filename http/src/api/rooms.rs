@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 use uproar_core::protocol::data;
 use uproar_core::protocol::{NOT_AVAILABLE, UNRECOVERABLE_POSITION};
-use uproar_model::{Head, Offset, PageRequest, Publication, User, UserEvent, UserId, fold_name, shown_name};
+use uproar_model::{Head, Offset, PageRequest, Publication, RoomId, User, UserEvent, UserId, fold_name, shown_name};
 use uproar_store::{MemberEntry, MemberPage, NewRoom, RoomError, RoomKind};
 
 /// A publication in the form of the client protocol.
@@ -99,26 +99,28 @@ impl Caller {
         Ok(json!({"channel": channel, "offset": room.offset, "epoch": &*room.epoch.0}).to_string())
     }
 
-    /// `{channel}`: `{}`. Deletes the room with everything in it, as its owner could.
+    /// `{channel, epoch?}`: `{}`. Deletes the room with everything in it, as its owner could.
     pub(super) async fn delete_room(&self, params: &mut Params<'_>) -> Answered {
-        let name = room_in(params)?;
+        let (name, epoch) = (room_in(params)?, params.text("epoch")?);
         params.finish()?;
+        let only = self.room_of_epoch(&name, epoch).await?;
         let app = &self.app;
         let reserved_ms = app.settings.limits.room_name_reserved_ms;
-        let deleted = app.store.delete_room_for(&name, self.key.user.id, reserved_ms).await;
+        let deleted = app.store.delete_room_for(&name, only, self.key.user.id, reserved_ms).await;
         let room = deleted.inspect_err(|error| app.sweep_if_unknown(error)).map_err(|error| of_room(error, &name))?;
         app.chat.close_room(room).await;
         Ok("{}".to_owned())
     }
 
-    /// `{user, channel}`: `{}`, also for somebody who is not a member.
+    /// `{user, channel, epoch?}`: `{}`, also for somebody who is not a member.
     pub(super) async fn remove_member(&self, params: &mut Params<'_>) -> Answered {
-        let (user, name) = (params.required_id("user")?, room_in(params)?);
+        let (user, name, epoch) = (params.required_id("user")?, room_in(params)?, params.text("epoch")?);
         params.finish()?;
         let user = self.user(&user).await?;
+        let only = self.room_of_epoch(&name, epoch).await?;
         let app = &self.app;
         let before = app.store.generation();
-        let removal = match app.store.expel(&name, user.id, self.key.user.id).await {
+        let removal = match app.store.expel(&name, only, user.id, self.key.user.id).await {
             Ok(removal) => removal,
             Err(RoomError::NotMember) => return Ok("{}".to_owned()),
             Err(error) => {
@@ -129,6 +131,17 @@ impl Caller {
         app.chat.learn(removal.room, app.history_since(before), removal.publication);
         app.chat.notify(removal.member, UserEvent::Left { room: name.as_str().into() });
         Ok("{}".to_owned())
+    }
+
+    /// The room that a command is meant for, if it gives an epoch: the room with this name must have it.
+    async fn room_of_epoch(&self, name: &str, epoch: Option<String>) -> Answered<Option<RoomId>> {
+        let Some(epoch) = epoch else { return Ok(None) };
+        let found = self.app.store.room_named(name, self.key.user.id).await?;
+        let (room, head) = found.ok_or_else(|| MethodError::no_such_room(name))?;
+        if *epoch != *head.epoch.0 {
+            return Err(MethodError::other_room());
+        }
+        Ok(Some(room))
     }
 
     /// `{channel, after?, limit?}`: `{members, total, next?}`. `after` is the `next` of the page before.

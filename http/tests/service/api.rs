@@ -899,7 +899,7 @@ async fn members_are_listed_and_removed_and_rooms_deleted() {
     let server = server().await;
     let mut backend = backend(&server).await;
     let owner = server.store.ensure_user("Olga", "olga").await.unwrap().id;
-    let id = room(&server, "r", owner, RoomKind::Private).await.id;
+    let Room { id, epoch, .. } = room(&server, "r", owner, RoomKind::Private).await;
     let ann = backend.call("create_user", json!({"username": "Ann"})).await["user"].clone();
     let channel = "room:R";
     backend.call("subscribe", json!({"user": ann, "channel": channel})).await;
@@ -915,7 +915,7 @@ async fn members_are_listed_and_removed_and_rooms_deleted() {
     let before = server.chat.learned.lock().unwrap().len();
     for _ in 0..2 {
         // Again, it changes nothing.
-        let params = json!({"user": ann, "channel": channel});
+        let params = json!({"user": ann, "channel": channel, "epoch": &*epoch.0});
         assert_eq!(backend.call("remove_member", params).await, json!({}));
     }
     let learned = server.chat.learned.lock().unwrap()[before..].to_vec();
@@ -939,10 +939,13 @@ async fn members_are_listed_and_removed_and_rooms_deleted() {
         ("delete_room", json!({"channel": "user:1"}), 108),
         ("delete_room", json!({"channel": "room:x"}), 102),
         ("delete_room", json!({"channel": channel, "force": true}), 107),
+        ("delete_room", json!({"channel": channel, "epoch": "another"}), 112),
+        ("delete_room", json!({"channel": "room:x", "epoch": "another"}), 102),
+        ("remove_member", json!({"user": ann, "channel": channel, "epoch": "another"}), 112),
     ] {
         assert_eq!(backend.fails(method, params.clone()).await, code, "{method} {params}");
     }
-    assert_eq!(backend.call("delete_room", json!({"channel": channel})).await, json!({}));
+    assert_eq!(backend.call("delete_room", json!({"channel": channel, "epoch": &*epoch.0})).await, json!({}));
     assert_eq!(*server.chat.closed.lock().unwrap(), [id]);
     assert_eq!(backend.fails("delete_room", json!({"channel": channel})).await, 102);
 }

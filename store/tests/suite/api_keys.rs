@@ -114,25 +114,30 @@ pub async fn a_key_removes_members_and_rooms(world: World) {
     assert_eq!(rest.members.iter().map(|member| member.user.id).collect::<Vec<_>>(), [ben]);
     for name in ["nowhere", "a\0"] {
         assert!(matches!(world.store.members_for(name, bot, None, 9).await, Err(RoomError::NoRoom)), "{name}");
-        assert!(matches!(world.store.expel(name, ben, bot).await, Err(RoomError::NoRoom)), "{name}");
-        assert!(matches!(world.store.delete_room_for(name, bot, 0).await, Err(RoomError::NoRoom)), "{name}");
+        assert!(matches!(world.store.expel(name, None, ben, bot).await, Err(RoomError::NoRoom)), "{name}");
+        assert!(matches!(world.store.delete_room_for(name, None, bot, 0).await, Err(RoomError::NoRoom)), "{name}");
     }
 
     let before = world.store.room_named("secret", bot).await.unwrap().unwrap().1.offset;
-    let removal = world.store.expel("secret", ben, bot).await.unwrap();
+    let removal = world.store.expel("secret", Some(room), ben, bot).await.unwrap();
     assert_eq!((removal.room, removal.member), (room, ben));
     let Publication { kind, offset, user, .. } = &removal.publication;
     assert_eq!((*kind, *offset, user.id), (Kind::Removed, before + 1, bot));
     assert_eq!(removal.publication.member().unwrap().id, ben.to_string());
     assert_eq!(world.store.members("secret", ann, None, 9).await.unwrap().count, 1);
     for stranger in [ben, UserId(999)] {
-        let again = world.store.expel("secret", stranger, bot).await;
+        let again = world.store.expel("secret", None, stranger, bot).await;
         assert!(matches!(again, Err(RoomError::NotMember)), "{again:?}");
     }
-    let owner = world.store.expel("secret", ann, bot).await;
+    let owner = world.store.expel("secret", None, ann, bot).await;
     assert!(matches!(owner, Err(RoomError::NotAllowed(_))), "{owner:?}");
 
-    assert_eq!(world.store.delete_room_for("secret", bot, 60_000).await.unwrap(), room);
+    let other = world.room("other", ann, RoomKind::Private, 10).await.id;
+    let of_other = world.store.expel("secret", Some(other), ann, bot).await;
+    assert!(matches!(of_other, Err(RoomError::NoRoom)), "{of_other:?}");
+    let of_other = world.store.delete_room_for("secret", Some(other), bot, 0).await;
+    assert!(matches!(of_other, Err(RoomError::NoRoom)), "{of_other:?}");
+    assert_eq!(world.store.delete_room_for("secret", Some(room), bot, 60_000).await.unwrap(), room);
     assert!(world.store.room_named("secret", bot).await.unwrap().is_none());
     // As if the owner had deleted it, the name is theirs for a while.
     let new = |owner| NewRoom { name: "secret".into(), title: "".into(), kind: RoomKind::Public, size: 5, owner };
