@@ -7,7 +7,7 @@ use std::str::FromStr;
 use time::OffsetDateTime;
 use uproar_http::api::hash_of;
 use uproar_model::{UnixMillis, shown_name};
-use uproar_store::{ApiKeyError, AuditEntry, NewApiKey, Scopes, Store, UsersBy};
+use uproar_store::{ApiKey, ApiKeyError, AuditEntry, NewApiKey, Scopes, Store, StoreError, UsersBy};
 
 /// What every key begins with, so that people and tools that look for leaked secrets recognise one.
 const KEY_PREFIX: &str = "uproar_";
@@ -89,7 +89,14 @@ async fn list(store: &dyn Store) -> Result<String> {
     if keys.is_empty() {
         return Ok(String::new());
     }
-    let rows = keys.into_iter().map(|key| {
+    let is_known = |key: Result<ApiKey, StoreError>| match key {
+        Ok(key) => Some(key),
+        Err(error) => {
+            crate::output::note(format_args!("uproar: not shown: {error}"));
+            None
+        }
+    };
+    let rows = keys.into_iter().filter_map(is_known).map(|key| {
         let user = key.user.username.to_string();
         [key.name, user, key.scopes.to_string(), key.users.to_string(), utc(key.created_at)]
     });

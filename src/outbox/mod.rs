@@ -348,7 +348,7 @@ impl Worker {
             return Ok(Some(Arc::clone(key)));
         }
         let asked = Instant::now();
-        let found = self.store.api_keys().await?.into_iter().find(|key| key.name == self.key_name).map(Arc::new);
+        let found = self.store.api_key_named(&self.key_name).await?.map(Arc::new);
         if found.is_none() && !std::mem::replace(&mut self.is_key_missing, true) {
             let name = self.key_name.escape_debug();
             tracing::error!(

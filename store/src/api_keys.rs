@@ -56,11 +56,17 @@ pub(crate) async fn by_hash(db: &mut DbConnection, hash: &str) -> Result<Option<
     db.optional(sql, &[Arg::Text(hash)]).await?.map(key_from).transpose()
 }
 
-/// All keys, by name.
-pub(crate) async fn list(db: &mut DbConnection) -> Result<Vec<ApiKey>, StoreError> {
+pub(crate) async fn by_name(db: &mut DbConnection, name: &str) -> Result<Option<ApiKey>, StoreError> {
+    let sql = "SELECT k.name, k.scopes, k.users, k.created_at, u.id, u.username
+        FROM api_keys k JOIN users u ON u.id = k.user_id WHERE k.name = $1";
+    db.optional(sql, &[Arg::Text(name)]).await?.map(key_from).transpose()
+}
+
+/// All keys, by name, with an error for each that only a newer release understands.
+pub(crate) async fn list(db: &mut DbConnection) -> Result<Vec<Result<ApiKey, StoreError>>, StoreError> {
     let sql = "SELECT k.name, k.scopes, k.users, k.created_at, u.id, u.username
         FROM api_keys k JOIN users u ON u.id = k.user_id ORDER BY k.name";
-    db.all(sql, &[]).await?.into_iter().map(key_from).collect()
+    Ok(db.all(sql, &[]).await?.into_iter().map(key_from).collect())
 }
 
 /// `false`: there is no such key.

@@ -830,13 +830,20 @@ impl Store for Database {
         self.calls.write(TurnOf::Server, async |db| api_keys::add(db, &key).await).await
     }
 
-    async fn api_keys(&self) -> Result<Vec<ApiKey>, StoreError> {
+    async fn api_keys(&self) -> Result<Vec<Result<ApiKey, StoreError>>, StoreError> {
         self.calls.read_in_turn(TurnOf::Server, async |db| api_keys::list(db).await).await
     }
 
     async fn api_key(&self, hash: &str, client: IpAddr) -> Result<Option<ApiKey>, StoreError> {
         let turn_of = TurnOf::Address(Prefix::of(client));
         self.calls.read_in_turn(turn_of, async |db| api_keys::by_hash(db, hash).await).await
+    }
+
+    async fn api_key_named(&self, name: &str) -> Result<Option<ApiKey>, StoreError> {
+        if !is_storable(name) {
+            return Ok(None);
+        }
+        self.calls.read_in_turn(TurnOf::Server, async |db| api_keys::by_name(db, name).await).await
     }
 
     async fn room_named(&self, name: &str, bot: UserId) -> Result<Option<(RoomId, Head)>, StoreError> {

@@ -1375,8 +1375,12 @@ impl Store for SharedMemoryStore {
         self.lock().add_api_key(now(), key)
     }
 
-    async fn api_keys(&self) -> Result<Vec<ApiKey>, StoreError> {
-        Ok(self.lock().api_keys())
+    async fn api_keys(&self) -> Result<Vec<Result<ApiKey, StoreError>>, StoreError> {
+        Ok(self.lock().api_keys().into_iter().map(Ok).collect())
+    }
+
+    async fn api_key_named(&self, name: &str) -> Result<Option<ApiKey>, StoreError> {
+        Ok(self.lock().api_keys().into_iter().find(|key| key.name == name))
     }
 
     async fn api_key(&self, hash: &str, _: IpAddr) -> Result<Option<ApiKey>, StoreError> {

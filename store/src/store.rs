@@ -306,8 +306,10 @@ pub trait Store: Send + Sync + 'static {
     /// Adds a key. There are at most 1,000.
     async fn add_api_key(&self, key: NewApiKey) -> Result<(), ApiKeyError>;
 
-    /// All keys, by name.
-    async fn api_keys(&self) -> Result<Vec<ApiKey>, StoreError>;
+    /// All keys, by name, with an error for each that only a newer release understands.
+    async fn api_keys(&self) -> Result<Vec<Result<ApiKey, StoreError>>, StoreError>;
+
+    async fn api_key_named(&self, name: &str) -> Result<Option<ApiKey>, StoreError>;
 
     /// The key with this SHA-256 in hexadecimal. Client addresses are served in turn.
     async fn api_key(&self, hash: &str, client: IpAddr) -> Result<Option<ApiKey>, StoreError>;

@@ -20,8 +20,12 @@ pub async fn a_key_is_found_by_its_hash_until_it_is_removed(world: World) {
     let found = world.store.api_key("hash b", client).await.unwrap().unwrap();
     assert_eq!((found.name.as_str(), found.user.id, &*found.user.username), ("b", bot, "Bot"));
     assert_eq!((found.scopes.to_string().as_str(), found.users), ("publish,read", UsersBy::Username));
-    let names: Vec<_> = world.store.api_keys().await.unwrap().into_iter().map(|key| key.name).collect();
+    let names: Vec<_> = world.store.api_keys().await.unwrap().into_iter().map(|key| key.unwrap().name).collect();
     assert_eq!(names, ["a", "b"]);
+    for name in ["b", "c", "B", "a\0"] {
+        let found = world.store.api_key_named(name).await.unwrap();
+        assert_eq!(found.map(|key| key.name), (name == "b").then(|| "b".to_owned()), "{name}");
+    }
     for hash in ["hash c", "", "HASH B"] {
         assert_eq!(world.store.api_key(hash, client).await.unwrap(), None, "{hash}");
     }
