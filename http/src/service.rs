@@ -1,6 +1,6 @@
 //! The service: its routers, and each connection from its first byte to its last.
 
-use crate::api::{self, Audit, Keys, RowAnswer, Shares};
+use crate::api::{self, Audit, Keys, RowAnswer, RowProgress, Shares};
 use crate::app::{App, Port, Route};
 use crate::assets::Assets;
 use crate::attempts::Attempts;
@@ -182,10 +182,10 @@ impl Service {
     }
 
     /// Executes a row of the outbox with the rights of a key. It is executed to its end even if the caller does not
-    /// wait for that.
-    pub async fn execute_row(&self, key: &Arc<ApiKey>, row: &OutboxRow) -> RowAnswer {
-        let (app, key, row) = (Arc::clone(&self.app), Arc::clone(key), row.clone());
-        let executed = tokio::spawn(async move { api::execute_row(&app, &key, &row).await });
+    /// wait for that. `progress`: of the earlier attempts of this row, as far as they are known.
+    pub async fn execute_row(&self, key: &Arc<ApiKey>, row: &OutboxRow, progress: &Arc<RowProgress>) -> RowAnswer {
+        let (app, key, row, progress) = (Arc::clone(&self.app), Arc::clone(key), row.clone(), Arc::clone(progress));
+        let executed = tokio::spawn(async move { api::execute_row(&app, &key, &row, &progress).await });
         // The panic hook has reported a panic.
         executed.await.unwrap_or_else(|_| RowAnswer::Later("the server failed".to_owned()))
     }

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use uproar_core::limits::Limits;
 use uproar_http::Service;
-use uproar_http::api::{RowAnswer, channel_of};
+use uproar_http::api::{RowAnswer, RowProgress, channel_of};
 use uproar_store::{ApiKey, DatabaseUrl, Lead, OutboxListener, OutboxRow, SharedStore, StoreError};
 
 /// How often a node asks whether it is the one that empties the outbox.
@@ -97,6 +97,8 @@ pub async fn run_outbox(setup: OutboxSetup) {
         state_at: None,
         finished: Finished::default(),
         stuck: BTreeMap::new(),
+        begun: None,
+        batch_rows: BATCH_ROWS,
         failures: 0,
     };
     loop {
@@ -110,7 +112,7 @@ pub async fn run_outbox(setup: OutboxSetup) {
             () = lead.lost() => {
                 tracing::warn!("this server can't be sure that no other one empties the outbox, and stops to");
                 worker.status.set(None);
-                worker.stuck.clear();
+                worker.forget_attempts();
                 worker.listener = None;
             }
         }
@@ -134,11 +136,19 @@ struct Finished {
     done: Vec<i64>,
     /// With the reasons.
     failed: Vec<(i64, String)>,
+    /// What the log says of the first of these.
+    notices: Vec<String>,
 }
 
 impl Finished {
     fn is_empty(&self) -> bool {
         self.done.is_empty() && self.failed.is_empty()
+    }
+
+    /// Leaves out the rows that were to be set aside. They are executed again.
+    fn forget_failed(&mut self) {
+        self.failed.clear();
+        self.notices.clear();
     }
 }
 
@@ -168,6 +178,10 @@ struct Worker {
     finished: Finished,
     /// The rows that must be tried again, since when.
     stuck: BTreeMap<i64, Instant>,
+    /// The command that must be tried again, if it is more than a message in one channel, and what it has reached.
+    begun: Option<(OutboxRow, Arc<RowProgress>)>,
+    /// Rows to read together.
+    batch_rows: usize,
     /// Attempts that have failed, one after the other.
     failures: u32,
 }
@@ -196,6 +210,14 @@ impl Worker {
                 _ = stop.wait_for(|stop| *stop) => {}
             }
         }
+    }
+
+    /// Another node may execute the rows now, and set them aside, and somebody may have repaired and released them when
+    /// this node looks at them again.
+    fn forget_attempts(&mut self) {
+        self.stuck.clear();
+        self.begun = None;
+        self.finished.forget_failed();
     }
 
     fn is_stopped(&self) -> bool {
@@ -239,7 +261,9 @@ impl Worker {
         self.forget_news();
         // First of all: what is done must not be done again.
         self.record().await?;
-        let rows = self.store.outbox_rows(BATCH_ROWS, BATCH_BYTES).await?;
+        let read = self.store.outbox_rows(self.batch_rows, BATCH_BYTES).await;
+        self.batch_rows = next_batch_rows(self.batch_rows, read.as_deref().ok());
+        let rows = read?;
         self.count(rows.is_empty()).await?;
         if rows.is_empty() {
             self.stuck.clear();
@@ -248,25 +272,34 @@ impl Worker {
         let mut stuck = BTreeMap::new();
         for wave in waves(rows) {
             // It may have been removed meanwhile.
-            let Some(key) = self.key().await? else { return Ok(Next::After(SWEEP_INTERVAL)) };
+            let Some(key) = self.key().await? else {
+                self.stuck.clear();
+                return Ok(Next::After(SWEEP_INTERVAL));
+            };
             let answers = self.execute(&key, wave).await;
-            for (row, answer) in answers {
+            // Rows behind one that is to be tried again have not been executed.
+            let mut is_cut = false;
+            for (row, progress, answer) in answers {
                 match answer {
                     RowAnswer::Done => self.finished.done.push(row.id),
-                    RowAnswer::Refused(reason) => self.set_aside(&row, reason),
+                    RowAnswer::Refused(reason) => self.set_aside(&row, &reason),
                     RowAnswer::Later(reason) => {
+                        is_cut = true;
                         self.status.retries.fetch_add(1, Ordering::Relaxed);
                         let since = self.stuck.get(&row.id).copied().unwrap_or_else(Instant::now);
                         if since.elapsed() >= Duration::from_millis(self.limits.outbox_retry_limit_ms) {
-                            self.set_aside(&row, format!("{reason} (tried since {} s)", since.elapsed().as_secs()));
-                        } else {
-                            stuck.insert(row.id, since);
+                            self.set_aside(&row, &format!("{reason} (tried for {} s)", since.elapsed().as_secs()));
+                            continue;
+                        }
+                        stuck.insert(row.id, since);
+                        if channel_of(&row).is_none() {
+                            self.begun = Some((row, progress));
                         }
                     }
                 }
             }
             self.record().await?;
-            if !stuck.is_empty() || self.is_stopped() {
+            if is_cut || self.is_stopped() {
                 break;
             }
         }
@@ -275,16 +308,20 @@ impl Worker {
     }
 
     /// Executes rows that may be executed at the same time, except those behind one that must be tried again.
-    async fn execute(&self, key: &Arc<ApiKey>, wave: Wave) -> Vec<(OutboxRow, RowAnswer)> {
+    async fn execute(&self, key: &Arc<ApiKey>, wave: Wave) -> Vec<(OutboxRow, Arc<RowProgress>, RowAnswer)> {
         let channels = wave.into_iter().map(|rows| async move {
             let mut answers = Vec::with_capacity(rows.len());
             for row in rows {
                 if self.is_stopped() {
                     break;
                 }
-                let answer = self.service.execute_row(key, &row).await;
+                let progress = match &self.begun {
+                    Some((begun, progress)) if *begun == row => Arc::clone(progress),
+                    _ => Arc::default(),
+                };
+                let answer = self.service.execute_row(key, &row, &progress).await;
                 let is_later = matches!(answer, RowAnswer::Later(_));
-                answers.push((row, answer));
+                answers.push((row, progress, answer));
                 if is_later {
                     break;
                 }
@@ -294,19 +331,15 @@ impl Worker {
         stream::iter(channels).buffer_unordered(PARALLEL).concat().await
     }
 
-    fn set_aside(&mut self, row: &OutboxRow, reason: String) {
+    fn set_aside(&mut self, row: &OutboxRow, reason: &str) {
         let reason: String =
             reason.chars().take(ERROR_LIMIT_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect();
-        let (id, count) = (row.id, self.finished.failed.len());
-        if count < LOGGED_ROWS {
+        let Finished { failed, notices, .. } = &mut self.finished;
+        if failed.len() < LOGGED_ROWS {
             let method = row.method.escape_debug();
-            tracing::warn!("row {id} of the outbox ({method}) is set aside: {reason}");
-        } else if count == LOGGED_ROWS {
-            tracing::warn!(
-                "more rows of the outbox are set aside; the table has the reasons (SELECT * FROM uproar_outbox)"
-            );
+            notices.push(format!("row {} of the outbox ({method}) is set aside: {reason}", row.id));
         }
-        self.finished.failed.push((id, reason));
+        failed.push((row.id, reason));
     }
 
     /// Writes what is finished to the database.
@@ -314,14 +347,34 @@ impl Worker {
         if self.finished.is_empty() {
             return Ok(());
         }
-        let Finished { done, failed } = &self.finished;
+        let Finished { done, failed, notices } = &self.finished;
         let kept = self.limits.outbox_failed_rows_limit;
-        let forgotten = self.store.finish_outbox_rows(done, failed, kept).await?;
+        let forgotten = match self.store.finish_outbox_rows(done, failed, kept).await {
+            Ok(forgotten) => forgotten,
+            Err(error) => {
+                // A row may have been tried in vain only because nothing can be written. The others are refused again.
+                self.finished.forget_failed();
+                return Err(error);
+            }
+        };
+        for notice in notices {
+            tracing::warn!("{notice}");
+        }
+        if failed.len() > notices.len() {
+            tracing::warn!(
+                "more rows of the outbox are set aside; the table has the reasons (SELECT * FROM uproar_outbox)"
+            );
+        }
         if forgotten > 0 {
             tracing::error!(
                 "rows of the outbox that were set aside are deleted ({forgotten}), as only the newest {kept} are kept \
                  (outbox_failed_rows_limit)"
             );
+        }
+        // Should somebody release such a row, all of it is to be executed.
+        let is_finished = |(row, _): &(OutboxRow, _)| done.contains(&row.id) || failed.iter().any(|it| it.0 == row.id);
+        if self.begun.as_ref().is_some_and(is_finished) {
+            self.begun = None;
         }
         self.status.done.fetch_add(done.len() as u64, Ordering::Relaxed);
         self.status.failed.fetch_add(failed.len() as u64, Ordering::Relaxed);
@@ -372,6 +425,18 @@ impl Worker {
     }
 }
 
+/// How many rows to read together after a read of at most `limit` rows. `read`: what was read; `None`: it failed.
+///
+/// The database looks at the payloads of all of them, even if only the first ones fit into a batch.
+fn next_batch_rows(limit: usize, read: Option<&[OutboxRow]>) -> usize {
+    let next = match read {
+        None => limit / 2,
+        Some(rows) if rows.iter().map(|row| row.payload.len()).sum::<usize>() >= BATCH_BYTES => 2 * rows.len(),
+        Some(_) => 2 * limit,
+    };
+    next.clamp(1, BATCH_ROWS)
+}
+
 /// Rows that may be executed at the same time: a list for each channel, in which they go one after the other.
 type Wave = Vec<Vec<OutboxRow>>;
 
@@ -405,6 +470,7 @@ mod tests {
             id,
             method: method.to_owned(),
             payload: format!("{{\"channel\":\"{channel}\"}}"),
+            created_at: 0,
         };
         let rows = vec![
             row(1, "publish", "room:a"),
@@ -419,5 +485,18 @@ mod tests {
             .map(|wave| wave.iter().map(|rows| rows.iter().map(|row| row.id).collect()).collect())
             .collect();
         assert_eq!(ids, [vec![vec![1, 3], vec![2]], vec![vec![4]], vec![vec![5]], vec![vec![6]]]);
+    }
+
+    #[test]
+    fn fewer_rows_are_read_together_while_their_payloads_are_long() {
+        let rows = |count: usize, bytes: usize| {
+            let row = OutboxRow { id: 1, method: String::new(), payload: "x".repeat(bytes), created_at: 0 };
+            vec![row; count]
+        };
+        assert_eq!(next_batch_rows(100, Some(&rows(4, BATCH_BYTES / 4))), 8);
+        assert_eq!(next_batch_rows(8, Some(&rows(8, 10))), 16);
+        assert_eq!(next_batch_rows(100, Some(&[])), 100);
+        assert_eq!(next_batch_rows(100, None), 50);
+        assert_eq!(next_batch_rows(1, None), 1);
     }
 }

@@ -804,6 +804,11 @@ impl Store for Database {
         for (_, error) in failed {
             require_storable(&[error])?;
         }
+        if !failed.is_empty() {
+            // A commit may hang, and take effect after it was given up. Then none of these is to be set aside.
+            let ids: Vec<i64> = failed.iter().map(|(id, _)| *id).collect();
+            self.calls.change(TurnOf::Server, async |db| outbox::touch(db, &ids).await).await?;
+        }
         self.calls.change(TurnOf::Server, async |db| outbox::finish(db, done, failed).await).await?;
         match failed {
             [] => Ok(0),
@@ -834,16 +839,16 @@ impl Store for Database {
         self.calls.read_in_turn(TurnOf::Server, async |db| api_keys::list(db).await).await
     }
 
-    async fn api_key(&self, hash: &str, client: IpAddr) -> Result<Option<ApiKey>, StoreError> {
-        let turn_of = TurnOf::Address(Prefix::of(client));
-        self.calls.read_in_turn(turn_of, async |db| api_keys::by_hash(db, hash).await).await
-    }
-
     async fn api_key_named(&self, name: &str) -> Result<Option<ApiKey>, StoreError> {
         if !is_storable(name) {
             return Ok(None);
         }
         self.calls.read_in_turn(TurnOf::Server, async |db| api_keys::by_name(db, name).await).await
+    }
+
+    async fn api_key(&self, hash: &str, client: IpAddr) -> Result<Option<ApiKey>, StoreError> {
+        let turn_of = TurnOf::Address(Prefix::of(client));
+        self.calls.read_in_turn(turn_of, async |db| api_keys::by_hash(db, hash).await).await
     }
 
     async fn room_named(&self, name: &str, bot: UserId) -> Result<Option<(RoomId, Head)>, StoreError> {

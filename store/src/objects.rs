@@ -446,6 +446,8 @@ pub struct OutboxRow {
     pub method: String,
     /// Its parameters: a JSON object of at most 1 MiB.
     pub payload: String,
+    /// When it was written, in Unix microseconds; 0: the application has put no date there.
+    pub created_at: i64,
 }
 
 /// How full the outbox is.

@@ -21,14 +21,24 @@ pub(crate) async fn rows(
     limit: usize,
     bytes_limit: usize,
 ) -> Result<Vec<OutboxRow>, StoreError> {
-    let sql = "SELECT id, method, payload FROM (
+    let sql = "SELECT id, method, payload, created_at FROM (
             SELECT r.*, sum(octet_length(payload)) OVER (ORDER BY id) - octet_length(payload) AS bytes_before FROM (
-                SELECT id, method, payload::text AS payload
+                SELECT id, method, payload::text AS payload, CASE WHEN isfinite(created_at)
+                    THEN CAST(floor(extract(epoch FROM created_at) * 1000000) AS bigint) ELSE 0 END AS created_at
                 FROM uproar_outbox WHERE failed_at IS NULL ORDER BY id LIMIT $1) r) r
         WHERE bytes_before < $2 ORDER BY id";
     let bytes = i64::try_from(bytes_limit).unwrap_or(i64::MAX);
-    let rows = db.all::<(i64, String, String)>(sql, &[Arg::Int(rows_limit(limit) as i64), Arg::Int(bytes)]).await?;
-    Ok(rows.into_iter().map(|(id, method, payload)| OutboxRow { id, method, payload }).collect())
+    type Row = (i64, String, String, i64);
+    let rows = db.all::<Row>(sql, &[Arg::Int(rows_limit(limit) as i64), Arg::Int(bytes)]).await?;
+    let row = |(id, method, payload, created_at)| OutboxRow { id, method, payload, created_at };
+    Ok(rows.into_iter().map(row).collect())
+}
+
+/// Shows whether rows can be written, by a change that changes nothing.
+pub(crate) async fn touch(db: &mut DbConnection, ids: &[i64]) -> Result<(), StoreError> {
+    let sql = "UPDATE uproar_outbox SET method = method WHERE id = ANY($1) AND failed_at IS NULL";
+    db.execute(sql, &[Arg::Ints(ids)]).await?;
+    Ok(())
 }
 
 /// Deletes rows that are done, and sets others aside with the reason. Repeating it changes nothing more.

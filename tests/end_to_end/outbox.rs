@@ -78,6 +78,25 @@ async fn rows_are_published_once_their_transaction_commits() {
     let ids: Vec<String> = backend.log("s").await.into_iter().filter(|it| it.3.is_some()).map(|it| it.2).collect();
     assert!(ids[0] == "own" && ids[1].starts_with("outbox-") && ids[2].starts_with("outbox-"), "{ids:?}");
     backend.execute(&format!("REVOKE ALL ON uproar_outbox FROM {role}; DROP ROLE {role}")).await;
+    // Ids that come again are not those of the messages before.
+    backend.execute(&format!("TRUNCATE uproar_outbox RESTART IDENTITY; {}", message("r", "with the first id"))).await;
+    until_empty(&mut backend).await;
+    assert_eq!(texts(&mut backend, "r").await, ["first", "second", "b", "with the first id"]);
+}
+
+#[tokio::test]
+async fn a_key_of_a_newer_release_disturbs_no_other_key() {
+    let (server, url, _, mut backend) = start(&[]).await;
+    let newer = "INSERT INTO api_keys (name, key_hash, user_id, scopes, users, created_at)
+        SELECT 'newer', 'x', user_id, 'publish,fly', users, 0 FROM api_keys";
+    backend.execute(newer).await;
+    backend.execute(&message("r", "hello")).await;
+    until_empty(&mut backend).await;
+    assert_eq!(texts(&mut backend, "r").await, ["hello"]);
+    let data = server.setup.data();
+    let output = run(&["api-key", "list", "--data", data.to_str().unwrap(), "--database", &url]).await;
+    assert!(output.status.success(), "{output:?}");
+    assert_contains(&String::from_utf8_lossy(&output.stdout), &["shop", "Shop Bot"]);
 }
 
 #[tokio::test]
@@ -192,6 +211,52 @@ async fn what_may_succeed_later_is_tried_again_for_a_while() {
     backend.execute("UPDATE uproar_outbox SET failed_at = NULL, error = NULL").await;
     until_empty(&mut backend).await;
     assert_eq!(texts(&mut backend, "r").await[3..], ["warms up", "is set aside"]);
+}
+
+#[tokio::test]
+async fn a_command_waits_for_those_before_it_even_if_one_is_set_aside() {
+    alone!("the limit of the retries is short on one server");
+    let limits = ["append_deadline_ms=300", "outbox_retry_limit_ms=0"];
+    let (_server, url, _, mut backend) = start(&with_limits(&[], &limits)).await;
+    backend.execute(&message("r", "warms up")).await;
+    until_empty(&mut backend).await;
+    let mut lock = Backdoor::postgres(&url).await;
+    lock.hold_commits().await;
+    let command = "INSERT INTO uproar_outbox (method, payload) VALUES ('create_room', '{\"name\": \"s\"}')";
+    let (first, second) = (message("r", "1"), message("r", "2"));
+    backend.execute(&format!("BEGIN; {first}; {second}; {command}; COMMIT")).await;
+    until("both messages are set aside, and the room is there", async || {
+        let rows = rows(&mut backend).await;
+        rows.len() == 2 && rows.iter().all(|row| row.starts_with("publish error 100"))
+    })
+    .await;
+    let order = "SELECT (floor(extract(epoch FROM max(failed_at)) * 1000)
+        <= (SELECT created_at FROM rooms WHERE name = 's'))::text FROM uproar_outbox";
+    assert_eq!(backend.texts(order).await, ["true"]);
+    lock.release_commits().await;
+}
+
+#[tokio::test]
+async fn no_row_is_set_aside_because_the_database_takes_no_writes() {
+    alone!("the limit of the retries is short on one server");
+    let limits = ["append_deadline_ms=300", "outbox_retry_limit_ms=0"];
+    let (server, url, _, mut backend) = start(&with_limits(&[], &limits)).await;
+    backend.execute(&message("r", "warms up")).await;
+    until_empty(&mut backend).await;
+    let mut lock = Backdoor::postgres(&url).await;
+    lock.hold_commits().await;
+    backend
+        .execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+                BEGIN RAISE EXCEPTION 'no space left'; END $$;
+             CREATE TRIGGER refuse BEFORE UPDATE ON uproar_outbox FOR EACH ROW EXECUTE FUNCTION refuse()",
+        )
+        .await;
+    backend.execute(&message("r", "waits")).await;
+    server.setup.logs(&["the outbox can't be read or written", "no space left"]).await;
+    lock.release_commits().await;
+    until_empty(&mut backend).await;
+    assert_eq!(texts(&mut backend, "r").await, ["warms up", "waits"]);
 }
 
 #[tokio::test]

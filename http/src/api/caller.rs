@@ -2,6 +2,7 @@
 
 use super::error::{Answered, MethodError};
 use super::keys::Authorized;
+use super::outbox::RowProgress;
 use super::params::Params;
 use super::publishing::author_in;
 use super::shares::Share;
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use uproar_core::protocol::{INTERNAL, PERMISSION_DENIED, TOO_MANY_REQUESTS};
 use uproar_model::{Identity, User, UserId, fold_name};
-use uproar_store::{ApiKey, Scopes, UsersBy};
+use uproar_store::{ApiKey, OutboxRow, Scopes, UsersBy};
 
 /// Commands in one batch.
 const BATCH_LIMIT: usize = 1_000;
@@ -88,6 +89,13 @@ pub(super) enum Reply {
     Replies(Vec<String>),
 }
 
+/// The row of the outbox that a command comes from.
+pub(super) struct RowOfCaller {
+    /// The id of its message, if the message has none of its own.
+    message_id: String,
+    pub(super) progress: Arc<RowProgress>,
+}
+
 /// Somebody with a key, who has sent a request.
 pub(super) struct Caller {
     pub(super) app: Arc<App>,
@@ -100,7 +108,7 @@ pub(super) struct Caller {
     /// When to begin no more commands, so that the answer is there in time. `None`: nobody waits for it.
     until: Option<Instant>,
     /// The row of the outbox that the command comes from.
-    row: Option<i64>,
+    pub(super) row: Option<RowOfCaller>,
     /// How long the answers to the commands of the request are so far.
     answered_bytes: AtomicU64,
     reads: Semaphore,
@@ -124,13 +132,15 @@ impl Caller {
     }
 
     /// For a command that an application has left in this row of the outbox.
-    pub(super) fn for_row(app: Arc<App>, key: Arc<ApiKey>, row: i64) -> Caller {
-        Caller { until: None, row: Some(row), ..Caller::new(app, key, None) }
+    pub(super) fn for_row(app: Arc<App>, key: Arc<ApiKey>, row: &OutboxRow, progress: Arc<RowProgress>) -> Caller {
+        // Once the table has been truncated, ids of rows may come again.
+        let message_id = format!("outbox-{}-{}", row.id, row.created_at);
+        Caller { until: None, row: Some(RowOfCaller { message_id, progress }), ..Caller::new(app, key, None) }
     }
 
     /// The id of a message that has none of its own.
     pub(super) fn default_id(&self) -> Option<String> {
-        self.row.map(|row| format!("outbox-{row}"))
+        self.row.as_ref().map(|row| row.message_id.clone())
     }
 
     /// Whether there is time for another command.
@@ -156,7 +166,7 @@ impl Caller {
             return Err(error);
         }
         let Some(method) = method else {
-            let error = match (self.row, name) {
+            let error = match (&self.row, name) {
                 (Some(_), "batch") => MethodError::not_available("the outbox takes one row for each command"),
                 _ => MethodError::no_such_method(name),
             };

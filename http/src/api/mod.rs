@@ -26,5 +26,5 @@ pub(crate) use envelope::routes;
 pub(crate) use keys::Keys;
 pub use keys::{FILE_KEY_USER, FileKey, FileKeyError, hash_of};
 pub(crate) use outbox::execute_row;
-pub use outbox::{RowAnswer, channel_of};
+pub use outbox::{RowAnswer, RowProgress, channel_of};
 pub(crate) use shares::Shares;

@@ -6,8 +6,10 @@ use super::params::Params;
 use super::publishing::Target;
 use crate::app::App;
 use serde::Deserialize;
-use std::sync::Arc;
-use uproar_core::protocol::{INTERNAL, TOO_MANY_REQUESTS};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use uproar_core::protocol::{INTERNAL, TOO_MANY_REQUESTS, UNKNOWN_CHANNEL};
 use uproar_store::{ApiKey, OutboxRow};
 
 /// What became of a row of the outbox. The texts are one line, for people.
@@ -18,6 +20,25 @@ pub enum RowAnswer {
     Refused(String),
     /// It may succeed later. Whether anything was done is not known.
     Later(String),
+}
+
+/// What attempts to execute a row have reached. It is passed to the next attempt, which does not repeat that.
+#[derive(Debug, Default)]
+pub struct RowProgress {
+    has_begun: AtomicBool,
+    /// The final responses of a broadcast, by the positions of its channels.
+    responses: Mutex<BTreeMap<usize, String>>,
+}
+
+impl RowProgress {
+    /// What the channel of a broadcast at this position was answered in an earlier attempt.
+    pub(super) fn response(&self, number: usize) -> Option<String> {
+        self.responses.lock().unwrap_or_else(PoisonError::into_inner).get(&number).cloned()
+    }
+
+    pub(super) fn keep_response(&self, number: usize, response: String) {
+        self.responses.lock().unwrap_or_else(PoisonError::into_inner).insert(number, response);
+    }
 }
 
 /// The answer to a broadcast.
@@ -39,23 +60,34 @@ struct ResponseError {
 
 /// Executes a row of the outbox with the rights of a key. A message without an id gets one from the row, so that it is
 /// stored once however often this is called.
-pub(crate) async fn execute_row(app: &Arc<App>, key: &Arc<ApiKey>, row: &OutboxRow) -> RowAnswer {
-    let caller = Caller::for_row(Arc::clone(app), Arc::clone(key), row.id);
+pub(crate) async fn execute_row(
+    app: &Arc<App>,
+    key: &Arc<ApiKey>,
+    row: &OutboxRow,
+    progress: &Arc<RowProgress>,
+) -> RowAnswer {
+    let is_repeated = progress.has_begun.swap(true, Ordering::Relaxed);
+    let caller = Caller::for_row(Arc::clone(app), Arc::clone(key), row, Arc::clone(progress));
     let reply = match caller.run(&row.method, &row.payload).await {
         Ok(Reply::Result(result)) if row.method == "broadcast" => return answer_of_broadcast(&result),
         Ok(Reply::Result(_) | Reply::Replies(_)) => return RowAnswer::Done,
         Err(error) => error,
     };
     let MethodError { code, message } = reply;
+    // The attempt before, whose outcome was not known, has deleted the room.
+    if is_repeated && row.method == "delete_room" && code == UNKNOWN_CHANNEL {
+        return RowAnswer::Done;
+    }
     let text = format!("error {code}: {message}");
     if is_temporary(code) { RowAnswer::Later(text) } else { RowAnswer::Refused(text) }
 }
 
-fn is_temporary(code: u16) -> bool {
+/// Whether a command with this error may succeed later.
+pub(super) fn is_temporary(code: u16) -> bool {
     matches!(code, INTERNAL | TOO_MANY_REQUESTS)
 }
 
-/// A broadcast that failed for a while in one channel is tried again in all of them: messages have ids.
+/// A broadcast that failed for a while in one channel is tried again there.
 fn answer_of_broadcast(result: &str) -> RowAnswer {
     let responses = serde_json::from_str::<Responses>(result).map(|it| it.responses).unwrap_or_default();
     let count = responses.len();
@@ -95,7 +127,7 @@ mod tests {
     use super::*;
 
     fn row(method: &str, payload: &str) -> OutboxRow {
-        OutboxRow { id: 1, method: method.to_owned(), payload: payload.to_owned() }
+        OutboxRow { id: 1, method: method.to_owned(), payload: payload.to_owned(), created_at: 0 }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::caller::{Caller, PARALLEL};
 use super::error::{Answered, MethodError};
+use super::outbox::is_temporary;
 use super::params::Params;
 use crate::chat::{PublishError, PublishRequest};
 use bytes::Bytes;
@@ -115,6 +116,10 @@ impl Caller {
 
     /// The response for one channel of a broadcast, as JSON.
     async fn broadcast_in(&self, number: usize, channel: &str, outgoing: &Outgoing) -> String {
+        let progress = self.row.as_ref().map(|row| &row.progress);
+        if let Some(response) = progress.and_then(|progress| progress.response(number)) {
+            return response;
+        }
         let (answered, target) = match self.may_continue(number).await {
             Ok(()) => {
                 let author = author_in(&outgoing.data).map(|author| format!(" as {author}")).unwrap_or_default();
@@ -123,10 +128,15 @@ impl Caller {
             Err(error) => (Err(error), String::new()),
         };
         self.note(Cow::Borrowed("broadcast"), &target, answered.as_ref().err());
-        match answered {
+        let is_final = !answered.as_ref().is_err_and(|error| is_temporary(error.code));
+        let response = match answered {
             Ok(result) => format!("{{\"result\":{result}}}"),
             Err(error) => format!("{{\"error\":{}}}", error.to_json()),
+        };
+        if let Some(progress) = progress.filter(|_| is_final) {
+            progress.keep_response(number, response.clone());
         }
+        response
     }
 
     /// Whether a broadcast may go on with the channel at this position. The first one was counted as the command.

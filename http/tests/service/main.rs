@@ -10,6 +10,7 @@ mod input;
 mod messages;
 mod names;
 mod operations;
+mod outbox;
 mod overload;
 mod page;
 mod rooms;
