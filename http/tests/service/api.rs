@@ -166,6 +166,8 @@ async fn a_wrong_publish_gets_the_code_that_says_why() {
     ] {
         assert_eq!(backend.fails("publish", params.clone()).await, code, "{params}");
     }
+    let unknown = json!({"user": backend.bot.to_string(), "channel": "room:lobby", "chanel": "x"});
+    assert_eq!(backend.fails("subscribe", unknown).await, 107);
     assert_eq!(server.store.room_named("lobby", backend.bot).await.unwrap().unwrap().1.offset, 0);
     // What libraries send for parameters that were not given.
     let empty = json!({"channel": "room:lobby", "data": text, "skip_history": false, "tags": null, "b64data": "",
