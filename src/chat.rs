@@ -16,7 +16,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use uproar_core::limits::Limits;
-use uproar_core::message::{Append, Caller, Channel, Endpoint, Message};
+use uproar_core::message::{Append, Caller, Channel, Endpoint, Message, Recent};
 use uproar_core::metrics::ShardMetrics;
 use uproar_core::protocol::{LiveEntry, ProtocolError, data};
 use uproar_core::survey::{CLIENT_ID_LIMIT_BYTES, Findings, Pattern, SPARED_LIMIT, Survey};
@@ -26,8 +26,8 @@ use uproar_http::{
     Chat as _, ChatCounts, ChatError, Disconnect, Expiry, PresenceStats, PresentClient, PublishError, PublishRequest,
 };
 use uproar_model::{
-    Clock, DatabaseGeneration, Item, Lease, Outcome, Publication, Revocation, Revocations, RoomId, Stored, User,
-    UserEvent, UserId, boottime_ms,
+    Clock, DatabaseGeneration, Item, Lease, Offset, Outcome, Publication, Revocation, Revocations, RoomId, Stored,
+    User, UserEvent, UserId, boottime_ms,
 };
 
 /// Calls, and likewise notices, that may wait in the task's queues.
@@ -41,6 +41,9 @@ const CHANNEL_LIMIT_BYTES: usize = 512;
 
 /// How often rooms are compared with the database while a change may still be made.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long a shard may take to answer what the database knows, too.
+const RECENT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How long the shards may take to answer for their metrics.
 const METRICS_TIMEOUT: Duration = Duration::from_secs(1);
@@ -58,6 +61,7 @@ enum Call {
     Tell(UserId, UserEvent, oneshot::Sender<bool>),
     Live(Arc<str>, LiveEntry, oneshot::Sender<bool>),
     Survey(Survey, oneshot::Sender<Findings>),
+    Recent(RoomId, Offset, oneshot::Sender<Option<Box<Recent>>>),
     /// Whether the metrics are to name the users.
     Count(bool, oneshot::Sender<Vec<ShardMetrics>>),
 }
@@ -204,6 +208,14 @@ impl Chat {
     }
 
     /// Asks all shards of all nodes, or has them do something.
+    /// The publications of a room after this offset, or some of them, if this node has them in memory. So a reader of the
+    /// log that keeps up costs the database nothing.
+    pub async fn recent(&self, room: RoomId, after: Offset) -> Option<Box<Recent>> {
+        let (sender, recent) = oneshot::channel();
+        self.calls.try_send(Call::Recent(room, after, sender)).ok()?;
+        tokio::time::timeout(RECENT_TIMEOUT, recent).await.ok()?.ok()?
+    }
+
     async fn survey(&self, survey: Survey) -> Result<Findings, ChatError> {
         let _place = self.survey_places.try_acquire().map_err(|_| ChatError::Overloaded)?;
         let (sender, own) = oneshot::channel();
@@ -518,6 +530,8 @@ struct HttpEndpoint {
     last_collection: u32,
     surveys: HashMap<u64, OwnFindings>,
     last_survey: u64,
+    recent: HashMap<u64, oneshot::Sender<Option<Box<Recent>>>>,
+    last_recent: u64,
     /// Messages that wait for credit. They must not be lost, and must stay in order.
     notices: VecDeque<(u16, Message)>,
 }
@@ -534,13 +548,15 @@ impl HttpEndpoint {
             last_collection: 0,
             surveys: HashMap::new(),
             last_survey: 0,
+            recent: HashMap::new(),
+            last_recent: 0,
             notices: VecDeque::new(),
         }
     }
 
     /// Takes the shards' messages. True: there are more.
     fn process_messages(&mut self) -> bool {
-        let HttpEndpoint { port, credits, publishes, collections, surveys, .. } = self;
+        let HttpEndpoint { port, credits, publishes, collections, surveys, recent, .. } = self;
         port.inbox.pop_each(|from, message| {
             let Endpoint::Shard(shard) = from else { return };
             let shard = usize::from(shard);
@@ -560,6 +576,12 @@ impl HttpEndpoint {
                 Message::Surveyed { number, findings } => {
                     credits[shard] += 1;
                     add_findings(surveys, number, *findings);
+                }
+                Message::Recent { number, recent: found } => {
+                    credits[shard] += 1;
+                    if let Some(sender) = recent.remove(&number) {
+                        let _ = sender.send(found);
+                    }
                 }
                 other => debug_assert!(false, "a shard sent HTTP {other:?}"),
             }
@@ -617,6 +639,16 @@ impl HttpEndpoint {
                 let _ = sender.send(is_taken);
             }
             Call::Survey(survey, sender) => self.survey(&survey, sender),
+            Call::Recent(room, after, sender) => {
+                let shard = self.home(room);
+                // Without an answer the caller asks the database.
+                if self.credits[usize::from(shard)] > 0 {
+                    self.last_recent += 1;
+                    let number = self.last_recent;
+                    self.recent.insert(number, sender);
+                    self.send(shard, Message::GetRecent { number, room, after });
+                }
+            }
             Call::Count(with_users, sender) => self.collect(with_users, sender),
         }
     }

@@ -344,6 +344,14 @@ pub fn reserved_places(calls_limit: u64) -> usize {
     3 * calls_limit as usize
 }
 
+/// Some of the latest publications of a room, as clients that resume now would receive them.
+#[derive(Clone, Debug)]
+pub struct Recent {
+    pub epoch: Epoch,
+    /// They may begin before the offset that was asked for.
+    pub segments: Vec<Arc<Segment>>,
+}
+
 /// A message of the mesh.
 #[derive(Clone, Debug)]
 pub enum Message {
@@ -516,6 +524,17 @@ pub enum Message {
     /// From the bus, to every shard: another node is gone, and its clients with it.
     PeerGone {
         session: Arc<str>,
+    },
+    /// From HTTP, to a room's home: its publications after this offset, if the home still has them. Answered with
+    /// `Recent` under the same number.
+    GetRecent {
+        number: u64,
+        room: RoomId,
+        after: Offset,
+    },
+    Recent {
+        number: u64,
+        recent: Option<Box<Recent>>,
     },
     /// From HTTP or the bus, to every shard. Answered with `Surveyed` under the same number.
     Survey {

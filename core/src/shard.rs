@@ -531,6 +531,10 @@ impl Shard {
             }
 
             // For all owners.
+            Message::GetRecent { number, room, after } => {
+                let recent = self.homes.recent(room, after).map(Box::new);
+                self.cx.messenger.send(from, Message::Recent { number, recent }, host);
+            }
             Message::Survey { number, survey } => {
                 let findings = Box::new(self.on_survey(&survey, host));
                 self.cx.messenger.send(from, Message::Surveyed { number, findings }, host);
@@ -551,6 +555,7 @@ impl Shard {
             | Message::Read { .. }
             | Message::Metrics { .. }
             | Message::Surveyed { .. }
+            | Message::Recent { .. }
             | Message::Announce(_) => {
                 debug_assert!(false, "not for a shard");
             }

@@ -134,6 +134,7 @@ impl Threads {
             hooks: setup.webhooks.clone(),
             status: webhooks,
             store: Arc::clone(&setup.store),
+            chat: Arc::clone(&chat),
             client: setup.outgoing.clone(),
             limits: setup.limits.clone(),
             writing: lane_runtime.clone(),

@@ -9,6 +9,7 @@ use super::memory::{Memory, Reserved};
 use super::plan::Plan;
 use super::secret::signatures;
 use super::settings::{Events, Hook, matches_pattern};
+use crate::chat::Chat;
 use crate::outgoing::{Bounds, Client};
 use crate::readers::{PositionWriter, Seen};
 use http::header::{self, HeaderMap, HeaderValue};
@@ -21,7 +22,8 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use uproar_core::limits::Limits;
-use uproar_model::{Epoch, Offset, Page, PageRequest, Publication, RoomId, UnixMillis};
+use uproar_core::protocol::Entry;
+use uproar_model::{Epoch, Head, Offset, Page, PageRequest, Publication, RoomId, UnixMillis};
 use uproar_store::{Batch, Move, Position, Progress, SharedStore, StoreError};
 
 /// Publications in one batch, and how long its body may be when it is made. (An edit can make it longer later. A single
@@ -46,6 +48,7 @@ pub struct Sender {
     /// The name under which positions are stored.
     pub reader: Arc<str>,
     pub store: SharedStore,
+    pub chat: Arc<Chat>,
     pub client: Client,
     pub writer: PositionWriter,
     /// Reads of all webhooks that may be under way: they come in the store's turn of the server itself.
@@ -191,6 +194,12 @@ struct Room {
     position: Position,
 }
 
+/// What is known of a room before its log is read.
+struct Known<'a> {
+    epoch: &'a Epoch,
+    head: Offset,
+}
+
 /// The room is gone.
 struct Gone;
 
@@ -224,7 +233,9 @@ impl Sender {
             Some(batch) => (batch, None),
             None => {
                 let mut memory = self.memory.reserve(BATCH_LIMIT_BYTES).await;
-                let Ok(cut) = self.cut(id, room.position.done).await? else { return Ok(Step::Finished) };
+                let Ok(cut) = self.cut(id, room.position.done, &Known { epoch: &epoch, head }).await? else {
+                    return Ok(Step::Finished);
+                };
                 let next = self.position_of(&cut);
                 // A single message can be longer than batches are. It is read again.
                 let first = cut.batch.filter(|batch| batch.bytes <= BATCH_LIMIT_BYTES);
@@ -301,7 +312,7 @@ impl Sender {
             }
         }
         match to {
-            None => Ok(self.accepted(room, done).await),
+            None => Ok(self.accepted(room, done, &batch.epoch).await),
             Some(to) => {
                 let rest = Batch { to, note: Plan { events, next: next.into() }.encode(), ..batch };
                 self.go(&room, Position { done, batch: Some(rest) }).await;
@@ -311,10 +322,10 @@ impl Sender {
     }
 
     /// The receiver has everything up to here.
-    async fn accepted(&self, room: Room, done: Offset) -> After {
+    async fn accepted(&self, room: Room, done: Offset, epoch: &Epoch) -> After {
         // The next batch is stored together with the end of this one, unless it can't be read now.
         let mut memory = self.memory.reserve(BATCH_LIMIT_BYTES).await;
-        let cut = match self.cut(room.id, done).await {
+        let cut = match self.cut(room.id, done, &Known { epoch, head: room.head }).await {
             Ok(Ok(cut)) => cut,
             Ok(Err(Gone)) => return After::End(Step::Finished),
             Err(error) => {
@@ -404,6 +415,31 @@ impl Sender {
         self.store.read_log(room, request).await
     }
 
+    /// What this node has in memory of a page, if it has anything of it, and of the same history.
+    async fn read_recent(&self, room: RoomId, request: PageRequest, known: &Known<'_>) -> Option<Page> {
+        let recent = self.chat.recent(room, request.from).await.filter(|recent| recent.epoch == *known.epoch)?;
+        let (mut publications, mut bytes) = (Vec::new(), 0);
+        let entries = recent.segments.iter().flat_map(|segment| &segment.entries);
+        for entry in entries {
+            let Entry::Stored(publication) = entry else { return None };
+            if publication.offset <= request.from {
+                continue;
+            }
+            let length = |text: &Option<Arc<str>>| text.as_ref().map_or(0, |text| text.len());
+            bytes += length(&publication.body) + length(&publication.meta);
+            let is_too_much = bytes > request.bytes_limit || publications.len() == request.items_limit;
+            if is_too_much && !publications.is_empty() {
+                break;
+            }
+            publications.push(publication.clone());
+        }
+        let last = publications.last()?;
+        // The memory may be a moment behind the database.
+        let offset = last.offset.max(known.head);
+        let head = Head { epoch: recent.epoch, offset, number: last.number };
+        Some(Page { more: last.offset < offset, publications, head })
+    }
+
     /// Moves the position in a room.
     async fn go(&self, room: &Room, to: Position) -> bool {
         self.writer
@@ -487,17 +523,17 @@ impl Sender {
 
     /// Makes a batch of what comes after `done`, and decides where some more end if writes are rare. All of them
     /// together skip only so many pages.
-    async fn cut(&self, room: RoomId, done: Offset) -> Result<Result<Cut, Gone>, StoreError> {
+    async fn cut(&self, room: RoomId, done: Offset, known: &Known<'_>) -> Result<Result<Cut, Gone>, StoreError> {
         let mut pages = SKIPPED_PAGES_LIMIT;
         let done = self.skipped.end(room, done);
-        let Ok(mut cut) = self.cut_one(room, done, &mut pages).await? else { return Ok(Err(Gone)) };
+        let Ok(mut cut) = self.cut_one(room, done, known, &mut pages).await? else { return Ok(Err(Gone)) };
         let Some(mut end) = cut.batch.as_ref().map(|batch| batch.to) else { return Ok(Ok(cut)) };
         while cut.next.len() + 1 < self.writer.steps() && pages > 0 {
             let begin = self.skipped.end(room, end);
             if begin >= cut.head {
                 break;
             }
-            let Ok(after) = self.cut_one(room, begin, &mut pages).await? else { return Ok(Err(Gone)) };
+            let Ok(after) = self.cut_one(room, begin, known, &mut pages).await? else { return Ok(Err(Gone)) };
             if after.epoch != cut.epoch {
                 break;
             }
@@ -517,6 +553,7 @@ impl Sender {
         &self,
         room: RoomId,
         mut done: Offset,
+        known: &Known<'_>,
         pages: &mut usize,
     ) -> Result<Result<Cut, Gone>, StoreError> {
         loop {
@@ -527,7 +564,13 @@ impl Sender {
                 items_limit: BATCH_LIMIT_PUBLICATIONS,
                 bytes_limit: BATCH_LIMIT_BYTES,
             };
-            let Some(page) = self.read_log(room, request).await? else { return Ok(Err(Gone)) };
+            let page = match self.read_recent(room, request, known).await {
+                Some(page) => page,
+                None => match self.read_log(room, request).await? {
+                    Some(page) => page,
+                    None => return Ok(Err(Gone)),
+                },
+            };
             let (head, epoch) = (page.head.offset, page.head.epoch.clone());
             let last = page.publications.last().map(|publication| publication.offset);
             let (batch, before) = self.prepare(page.publications);

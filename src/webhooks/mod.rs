@@ -26,6 +26,7 @@ mod status;
 pub use settings::{Hook, from_options};
 pub use status::{Current, HookStatus, State, Status};
 
+use crate::chat::Chat;
 use crate::outgoing::Client;
 use crate::readers::{PositionWriter, run_writer};
 use deliver::{Sender, Skipped};
@@ -52,6 +53,8 @@ pub struct WebhooksSetup {
     /// For the same hooks.
     pub status: Arc<Status>,
     pub store: SharedStore,
+    /// Has the latest publications in memory.
+    pub chat: Arc<Chat>,
     pub client: Client,
     pub limits: Limits,
     /// Where positions are written: others wait for the database's only writer, so it must not be held by a thread of
@@ -63,7 +66,7 @@ pub struct WebhooksSetup {
 
 /// Runs until it is told to stop. Of several nodes, one sends.
 pub async fn run_webhooks(setup: WebhooksSetup) {
-    let WebhooksSetup { hooks, status, store, client, limits, writing: runtime, mut stop } = setup;
+    let WebhooksSetup { hooks, status, store, chat, client, limits, writing: runtime, mut stop } = setup;
     if hooks.is_empty() {
         let _ = stop.wait_for(|stop| *stop).await;
         return;
@@ -92,6 +95,7 @@ pub async fn run_webhooks(setup: WebhooksSetup) {
                 hook: hook.clone(),
                 reader: Arc::clone(reader),
                 store: Arc::clone(&store),
+                chat: Arc::clone(&chat),
                 client: client.clone(),
                 writer: writer.clone(),
                 reads: Arc::clone(&reads),

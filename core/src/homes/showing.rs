@@ -6,9 +6,13 @@ use super::home::Home;
 use crate::context::Context;
 use crate::host::Host;
 use crate::log::{Segment, apply_edits};
-use crate::message::{AttachOutcome, Channel, Endpoint, Message};
+use crate::message::{AttachOutcome, Channel, Endpoint, Message, Recent};
 use crate::mutation::{self, Mutation};
 use std::sync::Arc;
+use uproar_model::{Offset, RoomId};
+
+/// How many of a room's latest publications are handed out at once.
+const RECENT_PUBLICATIONS: usize = 100;
 
 impl Homes {
     // ── attach and detach ───────────────────────────────────────────────────────────────────────────────────────────
@@ -150,6 +154,14 @@ impl Homes {
             self.remove(cx, channel, host);
         }
         self.tell_peers(cx, channel, host);
+    }
+
+    /// The room's publications after this offset, at least [`RECENT_PUBLICATIONS`] unless there are fewer. `None`: there
+    /// are none, or the home does not have all of them.
+    pub fn recent(&self, room: RoomId, after: Offset) -> Option<Recent> {
+        let home = self.homes.get(&Channel::Room(room)).filter(|home| home.is_loaded)?;
+        let segments = home.ring.segments_after(after, RECENT_PUBLICATIONS)?;
+        Some(Recent { epoch: home.epoch.clone()?, segments })
     }
 
     /// Retries what found no place, no credit or no answer before.

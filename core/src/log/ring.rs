@@ -147,6 +147,17 @@ impl Ring {
         self.segments.front().map(|r| r.segment.first)
     }
 
+    /// The segments that hold the entries after this offset, oldest first, until there are `limit` of these. `None`:
+    /// there are none, or older ones are missing.
+    pub fn segments_after(&self, offset: Offset, limit: usize) -> Option<Vec<Arc<Segment>>> {
+        self.first().filter(|first| *first <= offset + 1)?;
+        let from = self.segments.partition_point(|r| r.segment.last() <= offset);
+        let enough = offset.saturating_add(limit as Offset);
+        let to = self.segments.partition_point(|r| r.segment.first <= enough);
+        let segments: Vec<_> = self.segments.range(from..to).map(|r| Arc::clone(&r.segment)).collect();
+        (!segments.is_empty()).then_some(segments)
+    }
+
     /// Entries with offsets above this one, oldest first.
     pub fn entries_after(&self, offset: Offset) -> impl Iterator<Item = &Entry> {
         let from = self.segments.partition_point(|r| r.segment.last() <= offset);
@@ -259,5 +270,26 @@ mod tests {
         let cost: usize = ring.segments.iter().map(|ring_segment| ring_segment.segment.cost_bytes).sum();
         assert_eq!(ring.cost_bytes, cost);
         assert!(!format!("{ring:?}").contains("1!"), "the old text is not in memory");
+    }
+
+    #[test]
+    fn segments_are_handed_out_without_a_gap() {
+        let mut ring = Ring::default();
+        for first in [11, 14, 17] {
+            let entries = (first..first + 3).map(|offset| entry(offset, Kind::Message, None, Some("x"))).collect();
+            add(&mut ring, first, entries);
+        }
+        let after = |offset, limit| {
+            let segments = ring.segments_after(offset, limit)?;
+            Some(segments.iter().map(|segment| segment.first).collect::<Vec<_>>())
+        };
+        assert_eq!(after(9, 100), None, "offset 10 is missing");
+        assert_eq!(after(10, 100), Some(vec![11, 14, 17]));
+        assert_eq!(after(12, 1), Some(vec![11]), "it has offset 13");
+        assert_eq!(after(13, 1), Some(vec![14]));
+        assert_eq!(after(13, 4), Some(vec![14, 17]));
+        assert_eq!(after(18, 4), Some(vec![17]));
+        assert_eq!(after(19, 4), None, "there is nothing more");
+        assert_eq!(Ring::default().segments_after(0, 4), None);
     }
 }
