@@ -69,7 +69,7 @@ fn present(rig: &mut Rig, slot: Slot) -> BTreeSet<String> {
     let reply = received.iter().find(|line| line["id"] == 7).expect("an answer");
     let all = reply["presence"]["presence"].as_object().expect("clients");
     let names = all.values().map(|info| info["conn_info"]["username"].as_str().expect("a name").to_owned());
-    names.filter(|name| name != "2").collect()
+    names.filter(|name| name != "user2").collect()
 }
 
 fn counted(rig: &mut Rig, slot: Slot) -> (u64, u64) {
