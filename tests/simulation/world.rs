@@ -287,6 +287,8 @@ pub struct World {
     pub loses_answers: bool,
     /// Set by one test of the simulator: most of what is published edits or deletes something.
     pub edits_much: bool,
+    /// Set by one test of the simulator: most of what comes over HTTP removes or adds somebody.
+    pub removes_much: bool,
     /// Whether homes check the heads of their rooms. Only then may a batch commit after it was given up.
     checks_heads: bool,
     /// A shard that hardly ever takes its turn. The store does not fail then.
@@ -498,6 +500,7 @@ impl World {
             segments_until_loss: None,
             loses_answers: false,
             edits_much: false,
+            removes_much: false,
             checks_heads,
             late_shard: has_late_shard.then_some(0),
             is_calm,
@@ -1554,7 +1557,8 @@ impl World {
         let room = self.random.index(ROOMS - 1);
         let room_id = self.store.room_id(room);
         let home = self.home_of_room(node, room_id);
-        let message = if self.random.one_in(4) {
+        let is_membership = if self.removes_much { !self.random.one_in(4) } else { self.random.one_in(4) };
+        let message = if is_membership {
             let publication = if let Some(publication) = self.store.remove(self.now.unix_ms, room, user) {
                 self.tally.removals += 1;
                 let generation = self.store.generation();
