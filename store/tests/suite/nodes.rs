@@ -265,7 +265,7 @@ fn one_node_leads_and_those_that_ask_keep_their_session() {
         let mut asking = async || {
             assert!(b.lead().await.unwrap().is_none(), "a has it");
             let sql = "SELECT pid FROM pg_stat_activity
-                WHERE datname = current_database() AND query = 'SELECT pg_try_advisory_lock($1)'
+                WHERE datname = current_database() AND query LIKE 'SELECT pg_terminate_backend%'
                   AND pid NOT IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory')";
             sqlx::query_scalar::<_, i32>(sql).fetch_all(&mut shell).await.unwrap()
         };
