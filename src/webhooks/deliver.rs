@@ -48,7 +48,8 @@ pub struct Sender {
     /// The name under which positions are stored.
     pub reader: Arc<str>,
     pub store: SharedStore,
-    pub chat: Arc<Chat>,
+    /// Has the latest publications of rooms in memory. `None`: everything is read from the database.
+    pub chat: Option<Arc<Chat>>,
     pub client: Client,
     pub writer: PositionWriter,
     /// Reads of all webhooks that may be under way: they come in the store's turn of the server itself.
@@ -417,7 +418,8 @@ impl Sender {
 
     /// What this node has in memory of a page, if it has anything of it, and of the same history.
     async fn read_recent(&self, room: RoomId, request: PageRequest, known: &Known<'_>) -> Option<Page> {
-        let recent = self.chat.recent(room, request.from).await.filter(|recent| recent.epoch == *known.epoch)?;
+        let recent =
+            self.chat.as_ref()?.recent(room, request.from).await.filter(|recent| recent.epoch == *known.epoch)?;
         let (mut publications, mut bytes) = (Vec::new(), 0);
         let entries = recent.segments.iter().flat_map(|segment| &segment.entries);
         for entry in entries {
@@ -728,6 +730,7 @@ mod tests {
             hook,
             reader: "webhook:crm".into(),
             store,
+            chat: None,
             client: Client::new(Vec::new()),
             writer,
             reads: Arc::new(Semaphore::new(1)),
@@ -773,7 +776,8 @@ mod tests {
             .collect();
         sender.store.append(&items).await.unwrap();
         let messages = [1, 1 + each as u64, 1 + 2 * each as u64];
-        let cut = async |done| match sender.cut(room, done).await.unwrap() {
+        let known = Known { epoch: &Epoch("e".into()), head: 0 };
+        let cut = async |done| match sender.cut(room, done, &known).await.unwrap() {
             Ok(cut) => (cut.batch.map(|batch| batch.to), cut.next, cut.done),
             Err(Gone) => panic!("there is a room"),
         };

@@ -95,7 +95,7 @@ pub async fn run_webhooks(setup: WebhooksSetup) {
                 hook: hook.clone(),
                 reader: Arc::clone(reader),
                 store: Arc::clone(&store),
-                chat: Arc::clone(&chat),
+                chat: Some(Arc::clone(&chat)),
                 client: client.clone(),
                 writer: writer.clone(),
                 reads: Arc::clone(&reads),
