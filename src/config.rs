@@ -360,8 +360,8 @@ pub struct Options {
     #[arg(long, global = true, value_name = "FILE", env = "UPROAR_API_KEY_FILE", value_parser = path())]
     pub api_key_file: Option<PathBuf>,
 
-    /// Name of the API key with whose rights the rows of the table uproar_outbox are executed, which your backend
-    /// writes into PostgreSQL
+    /// Name of an API key. What your backend writes into the table uproar_outbox in PostgreSQL is executed with the
+    /// rights of this key
     #[arg(long, global = true, value_name = "KEY", env = "UPROAR_OUTBOX", value_parser = text())]
     pub outbox: Option<String>,
 
