@@ -26,6 +26,7 @@ mod lease;
 mod members;
 mod peers;
 mod random;
+mod recent;
 mod renames;
 mod sdk;
 mod shard;
