@@ -42,7 +42,7 @@ const CHANNEL_LIMIT_BYTES: usize = 512;
 /// How often rooms are compared with the database while a change may still be made.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How long a shard may take to answer what the database knows, too.
+/// How long to wait for a shard before the database is asked instead.
 const RECENT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How long the shards may take to answer for their metrics.
@@ -207,15 +207,15 @@ impl Chat {
         answer.ok().and_then(Result::ok).unwrap_or_default()
     }
 
-    /// Asks all shards of all nodes, or has them do something.
-    /// The publications of a room after this offset, or some of them, if this node has them in memory. So a reader of the
-    /// log that keeps up costs the database nothing.
+    /// The publications of a room after this offset, or the first of them, if this node has them in memory. So a reader
+    /// that keeps up with the log does not read it from the database.
     pub async fn recent(&self, room: RoomId, after: Offset) -> Option<Box<Recent>> {
         let (sender, recent) = oneshot::channel();
         self.calls.try_send(Call::Recent(room, after, sender)).ok()?;
         tokio::time::timeout(RECENT_TIMEOUT, recent).await.ok()?.ok()?
     }
 
+    /// Asks all shards of all nodes, or has them do something.
     async fn survey(&self, survey: Survey) -> Result<Findings, ChatError> {
         let _place = self.survey_places.try_acquire().map_err(|_| ChatError::Overloaded)?;
         let (sender, own) = oneshot::channel();
@@ -530,6 +530,7 @@ struct HttpEndpoint {
     last_collection: u32,
     surveys: HashMap<u64, OwnFindings>,
     last_survey: u64,
+    /// Who waits for the latest publications of a room. Each has taken a credit.
     recent: HashMap<u64, oneshot::Sender<Option<Box<Recent>>>>,
     last_recent: u64,
     /// Messages that wait for credit. They must not be lost, and must stay in order.

@@ -460,6 +460,10 @@ impl Shard {
                 cx.messenger.acknowledge(from, host);
                 self.homes.on_peer_gone(cx, &session, host);
             }
+            Message::GetRecent { number, room, after } => {
+                let recent = self.homes.recent(room, after).map(Box::new);
+                cx.messenger.send(from, Message::Recent { number, recent }, host);
+            }
             Message::CloseRoom { room } => {
                 cx.messenger.acknowledge(from, host);
                 self.homes.on_room_closed(cx, room, host);
@@ -531,10 +535,6 @@ impl Shard {
             }
 
             // For all owners.
-            Message::GetRecent { number, room, after } => {
-                let recent = self.homes.recent(room, after).map(Box::new);
-                self.cx.messenger.send(from, Message::Recent { number, recent }, host);
-            }
             Message::Survey { number, survey } => {
                 let findings = Box::new(self.on_survey(&survey, host));
                 self.cx.messenger.send(from, Message::Surveyed { number, findings }, host);

@@ -365,7 +365,7 @@ impl Sender {
         }
         if done > room.position.done {
             let position = Position { done, batch: Some(rest.clone()) };
-            // Whatever another node has done meanwhile, a receiver that is gone is left alone.
+            // A receiver that is gone is left alone, even if another node has moved the position.
             if !self.go(&room, position.clone()).await && !failure.is_gone {
                 return Step::Retry;
             }
@@ -416,7 +416,7 @@ impl Sender {
         self.store.read_log(room, request).await
     }
 
-    /// What this node has in memory of a page, if it has anything of it, and of the same history.
+    /// The beginning of a page that goes on to the end of the log, if this node has that in memory, of the same history.
     async fn read_recent(&self, room: RoomId, request: PageRequest, known: &Known<'_>) -> Option<Page> {
         let recent =
             self.chat.as_ref()?.recent(room, request.from).await.filter(|recent| recent.epoch == *known.epoch)?;
