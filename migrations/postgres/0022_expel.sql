@@ -1,5 +1,5 @@
--- Ends a membership whoever asks for it: the server API, with the bot user as the actor. Otherwise like remove_member,
--- whose outcomes and columns it has. (usable_since stays: older programs do without it.)
+-- Ends a membership without checking the actor's rights: for the server API, whose actor is the bot user. It has the
+-- outcomes and columns of remove_member. (usable_since stays: older programs do without it.)
 CREATE FUNCTION expel_member(
   left_room bigint, actor bigint, wanted_user bigint,
   OUT outcome text, OUT member bigint, OUT at_offset bigint, OUT at_number bigint, OUT at_ms bigint,

@@ -26,11 +26,11 @@ use uproar_store::{ApiKey, DatabaseUrl, Lead, OutboxListener, OutboxRow, SharedS
 
 /// How often a node asks whether it is the one that empties the outbox.
 const LEAD_PAUSE: Duration = Duration::from_secs(1);
-/// How often rows are looked for that nobody has told of.
+/// How often to look for rows that no notification has announced.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// How long to go without listening after it has failed.
 const LISTEN_PAUSE: Duration = Duration::from_secs(5);
-/// How often it is counted how many rows there are.
+/// How often the rows are counted.
 const STATE_INTERVAL: Duration = Duration::from_secs(5);
 /// Rows that are read together, and about how many bytes their payloads have.
 const BATCH_ROWS: usize = 100;
@@ -110,7 +110,7 @@ pub async fn run_outbox(setup: OutboxSetup) {
         tokio::select! {
             () = worker.run() => return,
             () = lead.lost() => {
-                tracing::warn!("this server can't be sure that no other one empties the outbox, and stops to");
+                tracing::warn!("this server can't be sure that no other one empties the outbox, and stops");
                 worker.status.set(None);
                 worker.forget_attempts();
                 worker.listener = None;
@@ -187,8 +187,8 @@ struct Worker {
 }
 
 impl Worker {
-    /// Runs until the server stops. A row that is being executed is finished first, so that it is not executed twice
-    /// for no reason.
+    /// Runs until the server stops. It finishes the row that it is executing first: otherwise the row would be executed
+    /// twice.
     async fn run(&mut self) {
         while !self.is_stopped() {
             let next = match self.step().await {
@@ -199,7 +199,7 @@ impl Worker {
                 }
                 Err(error) => {
                     error.log("the outbox can't be read or written; will retry");
-                    // It says nothing about the rows that nothing succeeds now.
+                    // If nothing succeeds, that is not the fault of these rows.
                     self.stuck.clear();
                     Next::After(self.pause())
                 }
@@ -212,8 +212,8 @@ impl Worker {
         }
     }
 
-    /// Another node may execute the rows now, and set them aside, and somebody may have repaired and released them when
-    /// this node looks at them again.
+    /// Another node may now execute the rows or set them aside, and somebody may release those again before this node
+    /// looks at them.
     fn forget_attempts(&mut self) {
         self.stuck.clear();
         self.begun = None;
@@ -371,7 +371,7 @@ impl Worker {
                  (outbox_failed_rows_limit)"
             );
         }
-        // Should somebody release such a row, all of it is to be executed.
+        // If somebody releases such a row later, all of it is executed.
         let is_finished = |(row, _): &(OutboxRow, _)| done.contains(&row.id) || failed.iter().any(|it| it.0 == row.id);
         if self.begun.as_ref().is_some_and(is_finished) {
             self.begun = None;
@@ -413,7 +413,7 @@ impl Worker {
         Ok(found)
     }
 
-    /// What was heard before the rows are read says nothing new.
+    /// What was heard before the rows are read need not be heard again.
     fn forget_news(&mut self) {
         while let Some(listener) = &mut self.listener
             && let Some(heard) = listener.heard().now_or_never()

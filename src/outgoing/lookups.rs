@@ -1,5 +1,5 @@
-//! Looking up the addresses of hosts. Each lookup occupies a thread until the system's resolver gives up, also when
-//! nobody waits for it any more, so only so many of them are under way.
+//! Looking up the addresses of hosts. Each lookup occupies a thread until the system's resolver gives up, even when
+//! nobody waits for it any more, so the number of lookups is limited.
 
 use std::collections::BTreeMap;
 use std::io;

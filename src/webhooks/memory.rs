@@ -20,7 +20,7 @@ impl Memory {
         Memory { free_kib: Arc::new(Semaphore::new(limit_kib as usize)), limit_kib }
     }
 
-    /// Waits until so much is free. What is larger than everything gets everything.
+    /// Waits until this much is free. A request for more than there is gets all of it.
     pub async fn reserve(&self, bytes: usize) -> Reserved {
         let kib = kib(bytes).min(self.limit_kib);
         // It is never closed.

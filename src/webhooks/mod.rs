@@ -129,8 +129,8 @@ pub async fn run_webhooks(setup: WebhooksSetup) {
     }
 }
 
-/// A receiver that has answered 410 is tried again after the start of any server, also of one that does not send: the
-/// node that sends sees it.
+/// A receiver that has answered 410 is tried again after any server has started, even one that does not send: the node
+/// that sends notices.
 async fn end_pauses(store: &SharedStore, readers: &[Arc<str>]) {
     for reader in readers {
         while let Err(error) = store.pause_reader(reader, 0).await {

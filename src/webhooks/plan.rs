@@ -6,8 +6,8 @@ use uproar_model::Offset;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// What the hook wanted when the batches were cut. The configuration may have changed since, but a POST that comes
-    /// again has the same publications.
+    /// What the hook wanted when the batches were cut. The configuration may have changed since, but a repeated POST has
+    /// the same publications.
     pub events: Events,
     /// The last offsets of the batches that follow, ascending.
     pub next: Vec<Offset>,

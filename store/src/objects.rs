@@ -384,7 +384,7 @@ impl FromStr for UsersBy {
             "id" => Ok(UsersBy::Id),
             "subject" => Ok(UsersBy::Subject),
             "username" => Ok(UsersBy::Username),
-            other => Err(format!("'{}' is none of id, subject and username", other.escape_debug())),
+            other => Err(format!("it must be id, subject or username, not '{}'", other.escape_debug())),
         }
     }
 }

@@ -116,7 +116,7 @@ async fn a_live_channel_of_a_room_is_for_its_members(kind: Kind, shards: &str) {
         assert_eq!(server.reject_join(&bob, query).await, (status, code.to_owned()), "{query}");
     }
     let members = async || number(&server.get("/rooms/r", &ann.token).await.expect(200)["room"]["members"]);
-    assert_eq!(members().await, 1, "whoever tries does not become a member");
+    assert_eq!(members().await, 1, "an attempt makes nobody a member");
     server.post("/rooms/r/join", &bob.token, Value::Null).await.expect(200);
 
     let (mut at_ann, mut at_bob) = (server.join(&ann, query).await, server.join(&bob, query).await);

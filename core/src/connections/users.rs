@@ -9,7 +9,8 @@ use uproar_model::{Revocation, Revocations, UserId};
 
 /// How often users without connections are forgotten.
 const SWEEP_INTERVAL_MS: u64 = 10_000;
-/// Users whose new names are remembered. Of more, a connection that is just opening may keep the former name.
+/// Users whose new names are remembered. If more are renamed, a connection that is just opening may keep the former
+/// name.
 const NEW_NAMES_LIMIT: usize = 4_096;
 
 pub(crate) struct Users {
@@ -70,7 +71,7 @@ impl Users {
         self.connections(user).len() as u64 >= cx.limits().user_connections_limit
     }
 
-    /// A user has got another name. Returns the number of this news.
+    /// A user has been renamed. Returns the number of this news.
     pub fn add_new_name(&mut self, cx: &Context, user: UserId, username: &Arc<str>) -> u64 {
         self.last_number += 1;
         let number = self.last_number;

@@ -98,7 +98,7 @@ impl Feeds {
         Some(self.get(id)?.subscribers.get(index as usize)?.admitted)
     }
 
-    /// The user of a subscriber has got another name.
+    /// The user of a subscriber has been renamed.
     pub fn rename(&mut self, id: FeedId, index: u32, generation: u32, user: &User) {
         let subscriber = self.get(id).and_then(|feed| feed.subscribers.get(index as usize));
         let Some(Subscriber { slot, wants_presence, .. }) = subscriber else { return };

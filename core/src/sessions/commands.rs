@@ -456,14 +456,14 @@ impl Shard {
         if self.connections.users.connections(user).is_empty() {
             return false;
         }
-        // News of two renamings through different nodes may arrive in the other order. The database knows which one
+        // News of two renamings through different nodes may arrive in the wrong order. The database knows which one
         // came last.
         let requester = Requester::Renamed { user, username: Arc::clone(username), number };
         let asker = Asker::shard(self.cx.config.id);
         self.cx.messenger.read(requester, asker, StoreRequest::UserById { user }, host)
     }
 
-    /// The reader has answered how a user is called who was renamed.
+    /// The reader has answered with the present name of a user who was renamed.
     pub(crate) fn on_name_read(&mut self, user: UserId, heard: Arc<str>, number: u64, reply: StoreReply) {
         let username = match reply {
             StoreReply::User(Some(found)) => found.user.username,

@@ -347,7 +347,7 @@ impl Shard {
 
     /// For a plain connection that is about to open in a `live:` channel of a room: the room's feed, and the offset up
     /// to which the user is a member as far as this shard knows. `None`: the membership has to be read again. (A
-    /// subscription is a guest from the beginning, but there is none before a plain connection is open.)
+    /// subscription becomes a guest at once. A plain connection has no subscription until it is open.)
     fn room_of_guest(&mut self, slot: Slot, user: &User) -> Option<(FeedId, Offset)> {
         let admission = self.joining_mut(slot, Joiner::Upgrade)?.admission.as_ref()?;
         let (room, epoch, read_at) = (Channel::Room(admission.room), admission.epoch.clone(), admission.offset);

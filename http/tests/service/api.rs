@@ -838,7 +838,7 @@ async fn the_answers_to_one_request_have_a_bound() {
     let line = json!({"method": "history", "params": {"channel": "room:a", "limit": 1}}).to_string();
     let answer = backend.raw("/api", &[], &line.repeat(50)).await;
     assert!(answer.body.len() < 30_000 && answer.text().lines().count() == 50);
-    // The next request begins anew.
+    // Each request is counted by itself.
     backend.call("history", json!({"channel": "room:a", "limit": 1})).await;
 }
 
