@@ -34,8 +34,8 @@ pub(crate) async fn is_user_lookalike(
 }
 
 /// Waits until nobody else is giving or taking these names of users, or names that look like them, and keeps others
-/// from it until the transaction ends. A unique index alone does not do: a name that looks like another one has another
-/// key, and a former name is in another table. On SQLite nobody else writes meanwhile.
+/// from it until the transaction ends. A unique index is not enough: a name that looks like another one has another key,
+/// and a former name is in another table. On SQLite nobody else writes meanwhile.
 pub(crate) async fn claim(db: &mut DbConnection, usernames: &[&str]) -> Result<(), StoreError> {
     if db.is_postgres() {
         limit_waits(db).await?;
@@ -53,8 +53,8 @@ pub(crate) async fn claim(db: &mut DbConnection, usernames: &[&str]) -> Result<(
     Ok(())
 }
 
-/// From here on the transaction does not wait long for others. A process that is stopped while it has a name must not
-/// use up the connections of the others by those who want that name.
+/// From here on the transaction does not wait long for others. If a process is stopped while it has a name, those who
+/// want that name must not use up the connections of the other processes.
 pub(crate) async fn limit_waits(db: &mut DbConnection) -> Result<(), StoreError> {
     let sql = "SELECT set_config('lock_timeout', $1, true)";
     db.execute(sql, &[Arg::Text(CLAIM_TIMEOUT)]).await?;
