@@ -91,13 +91,18 @@ export async function startServer({ limits = {}, arguments: more = [] }: Options
 }
 
 export async function post<T>(server: Server, path: string, body: unknown, token?: string): Promise<T> {
-  const response = await fetch(server.url + path, {
-    method: 'POST',
-    headers: { 'Content-Type': 'application/json', ...(token ? { Authorization: `Bearer ${token}` } : {}) },
-    body: JSON.stringify(body),
-  });
-  if (!response.ok) throw new Error(`${path}: ${await response.text()}`);
-  return (await response.json()) as T;
+  for (;;) {
+    const response = await fetch(server.url + path, {
+      method: 'POST',
+      headers: { 'Content-Type': 'application/json', ...(token ? { Authorization: `Bearer ${token}` } : {}) },
+      body: JSON.stringify(body),
+    });
+    if (response.ok) return (await response.json()) as T;
+    const error = await response.text();
+    // Nothing was done: the disk of the machine was busy for long. A client tries again then.
+    if (!error.includes('"code":"overloaded"')) throw new Error(`${path}: ${error}`);
+    await setTimeout(1000);
+  }
 }
 
 /** Sends a DELETE request. */
