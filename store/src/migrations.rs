@@ -26,6 +26,7 @@ pub(crate) const SQLITE: &[Migration] = &[
     (14, "hooks", include_str!("../../migrations/sqlite/0014_hooks.sql")),
     (15, "meta", include_str!("../../migrations/sqlite/0015_meta.sql")),
     (16, "batches", include_str!("../../migrations/sqlite/0016_batches.sql")),
+    (17, "silences", include_str!("../../migrations/sqlite/0017_silences.sql")),
 ];
 
 pub(crate) const POSTGRES: &[Migration] = &[
@@ -52,6 +53,7 @@ pub(crate) const POSTGRES: &[Migration] = &[
     (21, "batches", include_str!("../../migrations/postgres/0021_batches.sql")),
     (22, "expel", include_str!("../../migrations/postgres/0022_expel.sql")),
     (23, "node loads", include_str!("../../migrations/postgres/0023_node_loads.sql")),
+    (24, "silences", include_str!("../../migrations/postgres/0024_silences.sql")),
 ];
 
 /// Changing the schema of a large database takes long, and an administrator can see that the database is at work.

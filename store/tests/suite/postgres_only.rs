@@ -916,6 +916,8 @@ fn a_migration_does_not_wait_for_locks() {
             &mut shell,
             "DROP TABLE nodes, readers, positions, api_keys, audit, former_names, identities, hooks, uproar_outbox;
              ALTER TABLE messages DROP COLUMN meta;
+             ALTER TABLE heads DROP COLUMN slow_mode_seconds, DROP COLUMN who_may_post;
+             ALTER TABLE members DROP COLUMN silenced_until, DROP COLUMN last_posted_at;
              ALTER TABLE users DROP COLUMN blocked_at;
              DROP FUNCTION tell_nodes, tell_of_room, tell_of_revocation, uproar_outbox_tell CASCADE;
              DROP FUNCTION begin_change, enroll_member, expel_member, clock_ms, lock_room, publish_change, join_rooms,
