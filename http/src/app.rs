@@ -89,6 +89,8 @@ pub(crate) struct Route {
     pub method: Method,
     pub path: &'static str,
     pub handler: MethodRouter<Arc<App>>,
+    /// Whether requests may have a query. If not, they are refused before the handler sees them.
+    pub takes_query: bool,
 }
 
 impl Route {
@@ -105,7 +107,12 @@ impl Route {
             // Includes HEAD.
             _ => MethodFilter::GET,
         };
-        Route { method, path, handler: on(filter, handler) }
+        Route { method, path, handler: on(filter, handler), takes_query: false }
+    }
+
+    /// The same route, whose handler reads the query, or is called by clients that add one of their own.
+    pub(crate) fn with_query(self) -> Route {
+        Route { takes_query: true, ..self }
     }
 }
 

@@ -29,13 +29,13 @@ const MEMBERSHIPS_LIMIT: usize = 100;
 
 pub(crate) fn routes() -> Vec<Route> {
     vec![
-        Route::new(Method::GET, "/user/getchats", read_named),
-        Route::new(Method::GET, "/rooms/{name}/messages", read),
+        Route::new(Method::GET, "/user/getchats", read_named).with_query(),
+        Route::new(Method::GET, "/rooms/{name}/messages", read).with_query(),
         Route::new(Method::POST, "/rooms/{name}/messages", publish),
         Route::new(Method::PATCH, "/rooms/{name}/messages/{offset}", edit),
-        Route::new(Method::DELETE, "/rooms/{name}/messages/{offset}", delete),
-        Route::new(Method::PUT, "/rooms/{name}/messages/{offset}/reactions/{emoji}", react),
-        Route::new(Method::DELETE, "/rooms/{name}/messages/{offset}/reactions/{emoji}", unreact),
+        Route::new(Method::DELETE, "/rooms/{name}/messages/{offset}", delete).with_query(),
+        Route::new(Method::PUT, "/rooms/{name}/messages/{offset}/reactions/{emoji}", react).with_query(),
+        Route::new(Method::DELETE, "/rooms/{name}/messages/{offset}/reactions/{emoji}", unreact).with_query(),
     ]
 }
 

@@ -85,7 +85,10 @@ impl Failed {
 type Failure = (Failed, String);
 
 pub(crate) fn routes() -> Vec<Route> {
-    vec![Route::new(Method::GET, "/user/signin/oidc", begin), Route::new(Method::GET, CALLBACK_PATH, finish)]
+    vec![
+        Route::new(Method::GET, "/user/signin/oidc", begin).with_query(),
+        Route::new(Method::GET, CALLBACK_PATH, finish).with_query(),
+    ]
 }
 
 fn settings(app: &App) -> Result<&OidcSettings, ApiError> {

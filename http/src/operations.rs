@@ -16,19 +16,19 @@ pub const OPENAPI: &str = include_str!("openapi.json");
 /// Routes of the main port.
 pub(crate) fn routes() -> Vec<Route> {
     vec![
-        Route::new(Method::GET, "/healthz", healthz),
-        Route::new(Method::GET, "/readyz", readyz),
-        Route::new(Method::GET, "/metrics", metrics),
-        Route::new(Method::GET, "/openapi.json", openapi),
+        Route::new(Method::GET, "/healthz", healthz).with_query(),
+        Route::new(Method::GET, "/readyz", readyz).with_query(),
+        Route::new(Method::GET, "/metrics", metrics).with_query(),
+        Route::new(Method::GET, "/openapi.json", openapi).with_query(),
     ]
 }
 
 /// Routes of the admin port.
 pub(crate) fn admin_routes() -> Vec<Route> {
     vec![
-        Route::new(Method::GET, "/healthz", healthz),
-        Route::new(Method::GET, "/readyz", readyz),
-        Route::new(Method::GET, "/metrics", metrics),
+        Route::new(Method::GET, "/healthz", healthz).with_query(),
+        Route::new(Method::GET, "/readyz", readyz).with_query(),
+        Route::new(Method::GET, "/metrics", metrics).with_query(),
         Route::new(Method::GET, "/admin/webhooks", webhooks),
     ]
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 /// The one route that always exists. [`file`] serves the rest.
 pub(crate) fn routes() -> Vec<Route> {
-    vec![Route::new(Method::GET, "/", index)]
+    vec![Route::new(Method::GET, "/", index).with_query()]
 }
 
 async fn index(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {

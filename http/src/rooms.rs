@@ -23,12 +23,12 @@ pub(crate) fn routes() -> Vec<Route> {
     vec![
         Route::new(Method::POST, "/user/createroom", create),
         Route::new(Method::POST, "/rooms", create),
-        Route::new(Method::GET, "/rooms", list),
+        Route::new(Method::GET, "/rooms", list).with_query(),
         Route::new(Method::GET, "/rooms/{name}", get),
         Route::new(Method::DELETE, "/rooms/{name}", delete),
         Route::new(Method::POST, "/rooms/{name}/join", join),
         Route::new(Method::POST, "/rooms/{name}/leave", leave),
-        Route::new(Method::GET, "/rooms/{name}/members", members),
+        Route::new(Method::GET, "/rooms/{name}/members", members).with_query(),
         Route::new(Method::POST, "/rooms/{name}/members", add_member),
         Route::new(Method::DELETE, "/rooms/{name}/members/{username}", remove_member),
     ]

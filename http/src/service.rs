@@ -8,7 +8,7 @@ use crate::bodies::{AuthenticatedUser, Bodies, Holder};
 use crate::chat::{Adopted, SharedChat};
 use crate::errors::{ApiError, Code};
 use crate::exchanges::Exchanges;
-use crate::input::{ClientAddress, ViaHttps};
+use crate::input::{ClientAddress, Query, ViaHttps};
 use crate::passwords::{self, Argon2id, PasswordPool};
 use crate::rate::RateLimiter;
 use crate::readiness::Readiness;
@@ -24,13 +24,16 @@ use crate::{accounts, addresses, hooks, messages, oidc, operations, page, redire
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::handler::Handler;
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use garde::Validate;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1::{self, Parts};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
+use serde::Deserialize;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
@@ -43,6 +46,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tower::ServiceExt;
 use tower::util::MapRequestLayer;
+use uproar_core::limits::Limits;
 use uproar_core::websocket::head;
 use uproar_model::fairness::Prefix;
 use uproar_store::{ApiKey, OutboxRow, SharedStore};
@@ -484,15 +488,24 @@ fn has_plain_framing(headers: &HeaderMap) -> bool {
 
 /// The same route, whose handler also notes in the span of a call that it was chosen.
 fn with_span(route: Route) -> Route {
-    let Route { method, path, handler } = route;
+    let Route { method, path, handler, takes_query } = route;
     let handler = handler.layer(MapRequestLayer::new(move |request: Request<Body>| {
         if let Some(span) = request.extensions().get::<CallSpan>() {
             span.set_route(path);
         }
         request
     }));
-    Route { method, path, handler }
+    Route { method, path, handler, takes_query }
 }
+
+/// For routes that take no query: a parameter would be ignored, which its sender could not notice.
+async fn refuse_query(_: Query<NoParameters>, request: Request<Body>, next: Next) -> Response {
+    next.run(request).await
+}
+
+#[derive(Deserialize, Validate)]
+#[garde(context(Limits))]
+struct NoParameters {}
 
 /// A router of these routes. `fallback` handles all other paths.
 fn router<H, T>(routes: Vec<Route>, fallback: H, app: &Arc<App>) -> Router
@@ -502,7 +515,10 @@ where
 {
     routes
         .into_iter()
-        .fold(Router::new(), |router, route| router.route(route.path, route.handler))
+        .fold(Router::new(), |router, Route { path, handler, takes_query, .. }| {
+            let refuse = middleware::from_fn_with_state(Arc::clone(app), refuse_query);
+            router.route(path, if takes_query { handler } else { handler.layer(refuse) })
+        })
         .fallback(fallback)
         .method_not_allowed_fallback(async || {
             ApiError::new(

@@ -16,7 +16,7 @@ pub(crate) fn routes(settings: &Settings) -> Vec<Route> {
     if settings.echo {
         paths.push("/echo");
     }
-    paths.into_iter().map(|path| Route::new(Method::GET, path, upgrade_required)).collect()
+    paths.into_iter().map(|path| Route::new(Method::GET, path, upgrade_required).with_query()).collect()
 }
 
 async fn upgrade_required() -> Response {

@@ -22,7 +22,10 @@ const ERROR_MODE: &str = "x-centrifugo-error-mode";
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 pub(crate) fn routes() -> Vec<Route> {
-    vec![Route::new(Method::POST, "/api", call_many), Route::new(Method::POST, "/api/{method}", call)]
+    vec![
+        Route::new(Method::POST, "/api", call_many).with_query(),
+        Route::new(Method::POST, "/api/{method}", call).with_query(),
+    ]
 }
 
 /// One method. Most answers are `{"result":{…}}` or `{"error":{"code","message"}}`.

@@ -33,7 +33,7 @@ const SECRET_BYTES: usize = 24;
 
 pub(crate) fn routes() -> Vec<Route> {
     vec![
-        Route::new(Method::POST, "/hooks/{secret}", post),
+        Route::new(Method::POST, "/hooks/{secret}", post).with_query(),
         Route::new(Method::POST, "/rooms/{name}/hooks", create),
         Route::new(Method::GET, "/rooms/{name}/hooks", list),
         Route::new(Method::DELETE, "/rooms/{name}/hooks/{id}", delete),

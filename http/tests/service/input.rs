@@ -140,10 +140,15 @@ async fn unknown_fields_and_parameters_are_refused() {
     ] {
         ann.post(path, body).await.assert_error(422, "unknown_field", Some("x"));
     }
-    for path in ["/rooms?q=a", "/rooms/lobby/members?offset=1", "/user/getchats?room=lobby&since=1"] {
+    for path in ["/rooms?q=a", "/rooms/lobby/members?offset=1", "/user/getchats?room=lobby&since=1", "/me?fields=id"] {
         let field = path.split(['?', '&', '=']).rev().nth(1);
         ann.get(path).await.assert_error(422, "unknown_field", field);
     }
+    let message = json!({"text": "hello"});
+    let sent = ann.post("/rooms/lobby/messages?id=a", message.clone()).await;
+    sent.assert_error(422, "unknown_field", Some("id"));
+    ann.post("/rooms/lobby/messages?", message).await.expect(201);
+    ann.get("/openapi.json?of=probe").await.expect(200);
 }
 
 #[tokio::test]
