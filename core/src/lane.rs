@@ -212,10 +212,9 @@ impl Lane {
                 let was_retried = std::mem::take(&mut self.retries) > 0;
                 let results = outcomes.into_iter().map(|outcome| match outcome {
                     // An attempt that was given up may still be under way in the database, and succeed there once
-                    // the user who is refused now is a member again. An unknown reason may be one of that sort.
-                    Outcome::Refused(
-                        Refusal::NoRoom | Refusal::NotMember | Refusal::NotYours | Refusal::NoTarget | Refusal::Unknown,
-                    ) if was_retried => Err(OutcomeUnknown),
+                    // the user who is refused now is a member again or may post. An unknown reason may be one of
+                    // that sort.
+                    Outcome::Refused(refusal) if was_retried && may_end(refusal) => Err(OutcomeUnknown),
                     outcome => Ok(outcome),
                 });
                 let begin = answers.len();
@@ -335,6 +334,23 @@ impl Lane {
     /// Whether the last batch got no answer: the database is down, or slower than its deadline.
     pub fn is_stuck(&self) -> bool {
         self.retries > 0
+    }
+}
+
+/// Whether an item that was refused may be accepted later, when rights or the room have changed, or when time has
+/// passed.
+fn may_end(refusal: Refusal) -> bool {
+    match refusal {
+        Refusal::NoRoom
+        | Refusal::NotMember
+        | Refusal::NotYours
+        | Refusal::NoTarget
+        | Refusal::Silenced { .. }
+        | Refusal::ModeratorsOnly
+        | Refusal::NobodyPosts
+        | Refusal::SlowMode { .. }
+        | Refusal::Unknown => true,
+        Refusal::TooManyReactions | Refusal::IdReused | Refusal::BadData => false,
     }
 }
 

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::json;
 use std::borrow::Cow;
-use uproar_model::{NameError, TokenError};
+use uproar_model::{NameError, TokenError, UnixMillis};
 use uproar_store::{CreateUserError, JoinError, RoomError, StoreError};
 
 /// Declares each code once: the variant, its string on the wire, its status.
@@ -63,6 +63,8 @@ codes! {
     NotMember = "not_member", FORBIDDEN;
     /// The user's role in the room does not allow this.
     NotAllowed = "not_allowed", FORBIDDEN;
+    /// A moderator has silenced the user. The error has `until`, in Unix milliseconds.
+    Silenced = "silenced", FORBIDDEN;
     /// Users of this server don't sign in with a password.
     PasswordSignInOff = "password_sign_in_off", FORBIDDEN;
     /// Nobody can create an account by signing up.
@@ -133,7 +135,7 @@ codes! {
     BadData = "bad_data", UNPROCESSABLE_ENTITY;
     /// The path serves only WebSocket.
     UpgradeRequired = "upgrade_required", UPGRADE_REQUIRED;
-    /// The user sends faster than a limit allows.
+    /// The user sends faster than a limit, or the room's slow mode, allows.
     RateLimited = "rate_limited", TOO_MANY_REQUESTS;
     /// The user has too many WebSocket connections.
     TooManyConnections = "too_many_connections", TOO_MANY_REQUESTS;
@@ -167,11 +169,13 @@ pub struct ApiError {
     pub fields: Vec<FieldError>,
     /// `Retry-After`, in seconds.
     pub retry_after: Option<u32>,
+    /// Until when the right is taken away.
+    pub until: Option<UnixMillis>,
 }
 
 impl ApiError {
     pub fn new(code: Code, message: impl Into<Cow<'static, str>>) -> ApiError {
-        ApiError { code, message: message.into(), field: None, fields: Vec::new(), retry_after: None }
+        ApiError { code, message: message.into(), field: None, fields: Vec::new(), retry_after: None, until: None }
     }
 
     /// Fields that are wrong. There must be at least one.
@@ -188,6 +192,12 @@ impl ApiError {
     /// Names the field that is at fault.
     pub fn on(mut self, field: impl Into<Cow<'static, str>>) -> ApiError {
         self.field = Some(field.into());
+        self
+    }
+
+    /// Tells the client until when it has lost a right.
+    pub fn until(mut self, until: UnixMillis) -> ApiError {
+        self.until = Some(until);
         self
     }
 
@@ -344,6 +354,9 @@ impl IntoResponse for ApiError {
                 json!({"field": field, "code": code, "message": message})
             });
             body["error"]["fields"] = fields.collect();
+        }
+        if let Some(until) = self.until {
+            body["error"]["until"] = until.into();
         }
         let mut response = (self.code.status(), Json(body)).into_response();
         if let Some(seconds) = self.retry_after {

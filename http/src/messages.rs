@@ -303,6 +303,9 @@ fn publish_error(error: PublishError, room: RoomKind, kind: Kind) -> ApiError {
             Refusal::NoTarget => {
                 ApiError::new(Code::NoSuchMessage, "there is no message at this offset, or it was deleted").on("offset")
             }
+            Refusal::Silenced { until } => ApiError::new(Code::Silenced, message).until(until),
+            Refusal::ModeratorsOnly | Refusal::NobodyPosts => ApiError::new(Code::NotAllowed, message),
+            Refusal::SlowMode { wait_ms } => ApiError::too_often(message, wait_ms),
             Refusal::TooManyReactions => ApiError::new(Code::TooManyReactions, message).on("emoji"),
             Refusal::IdReused => ApiError::new(Code::IdReused, message).on("id"),
             Refusal::BadData | Refusal::Unknown => ApiError::new(Code::BadData, message),
@@ -325,6 +328,10 @@ mod tests {
             (Refusal::NotYours, Kind::Delete, 403, "not_yours", None),
             (Refusal::NoTarget, Kind::Message, 409, "no_target", Some("reply_to")),
             (Refusal::NoTarget, Kind::React, 404, "no_such_message", Some("offset")),
+            (Refusal::Silenced { until: 5 }, Kind::Edit, 403, "silenced", None),
+            (Refusal::ModeratorsOnly, Kind::Message, 403, "not_allowed", None),
+            (Refusal::NobodyPosts, Kind::Message, 403, "not_allowed", None),
+            (Refusal::SlowMode { wait_ms: 5 }, Kind::Message, 429, "rate_limited", None),
             (Refusal::TooManyReactions, Kind::React, 409, "too_many_reactions", Some("emoji")),
             (Refusal::IdReused, Kind::Message, 409, "id_reused", Some("id")),
             (Refusal::BadData, Kind::Message, 422, "bad_data", None),

@@ -2,6 +2,7 @@
 
 use crate::{Number, Offset, RoomId, UnixMillis, UserId};
 use std::sync::Arc;
+use time::OffsetDateTime;
 
 /// The kind of a row in a room's log. The numbers are those in the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -106,6 +107,16 @@ pub enum Refusal {
         "a message has at most {REACTION_KINDS_LIMIT} kinds of reactions, {OWN_REACTIONS_LIMIT} of them of one user"
     )]
     TooManyReactions,
+    /// A moderator has silenced the sender until this time, by the database's clock.
+    #[error("silenced until {}", utc(*.until))]
+    Silenced { until: UnixMillis },
+    #[error("only moderators and owners may post in this room")]
+    ModeratorsOnly,
+    #[error("nobody may post in this room")]
+    NobodyPosts,
+    /// The sender may post again after this time, unless they post meanwhile.
+    #[error("the room is in slow mode; you can post again in {} s", .wait_ms.div_ceil(1000))]
+    SlowMode { wait_ms: u64 },
     #[error("this id was already used for something else; use a new id for each message")]
     IdReused,
     #[error("the database cannot store this content")]
@@ -113,4 +124,36 @@ pub enum Refusal {
     /// While servers are being upgraded, the rules in the database may be those of a newer release.
     #[error("a newer release of the server refuses this, for a reason that this one does not know")]
     Unknown,
+}
+
+impl Refusal {
+    /// Whether the item may be accepted later without anybody changing the sender's rights or the item.
+    pub fn is_temporary(self) -> bool {
+        matches!(self, Refusal::SlowMode { .. })
+    }
+}
+
+/// A time in the form of RFC 3339, rounded up to the second: what ends then has ended.
+fn utc(at: UnixMillis) -> String {
+    let seconds = i64::try_from(at.div_ceil(1000)).unwrap_or(i64::MAX);
+    // A year beyond 9999 has no such form.
+    let Ok(time) = OffsetDateTime::from_unix_timestamp(seconds) else { return "further notice".to_owned() };
+    let (hour, minute, second) = time.to_hms();
+    format!("{}T{hour:02}:{minute:02}:{second:02}Z", time.date())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_say_how_long_they_last() {
+        let text = |until| Refusal::Silenced { until }.to_string();
+        assert_eq!(text(1_796_147_100_000), "silenced until 2026-12-01T17:05:00Z");
+        assert_eq!(text(1_796_147_099_001), "silenced until 2026-12-01T17:05:00Z");
+        assert_eq!(text(0), "silenced until 1970-01-01T00:00:00Z");
+        assert_eq!(text(UnixMillis::MAX), "silenced until further notice");
+        let text = Refusal::SlowMode { wait_ms: 4_001 }.to_string();
+        assert!(text.ends_with("in 5 s"), "{text}");
+    }
 }

@@ -84,6 +84,10 @@ struct StoredRoom {
     created_at: UnixMillis,
     members: BTreeMap<UserId, Membership>,
     number: Number,
+    /// Between two messages of a member; 0: no limit.
+    slow_mode_seconds: u32,
+    /// 0: members, 1: moderators, 2: nobody.
+    who_may_post: u8,
     /// The row at `offset - 1`.
     log: Vec<LogRow>,
     ids: BTreeMap<(UserId, Arc<str>), Offset>,
@@ -106,6 +110,15 @@ struct Membership {
     role: Role,
     joined_at: UnixMillis,
     read: Marker,
+    silenced_until: Option<UnixMillis>,
+    /// Known in rooms with slow mode only.
+    last_posted_at: Option<UnixMillis>,
+}
+
+impl Membership {
+    fn new(role: Role, joined_at: UnixMillis, read: Marker) -> Membership {
+        Membership { role, joined_at, read, silenced_until: None, last_posted_at: None }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -192,6 +205,9 @@ impl MemoryStore {
         let Some(membership) = room.members.get(&item.user) else {
             return Outcome::Refused(Refusal::NotMember);
         };
+        if let Some(refusal) = room.limited(now, item, membership) {
+            return Outcome::Refused(refusal);
+        }
         if let Some(target) = item.target {
             let Some(meant) = room.row(target).filter(|row| row.kind == Kind::Message) else {
                 return Outcome::Refused(Refusal::NoTarget);
@@ -222,7 +238,42 @@ impl MemoryStore {
                 _ => {}
             }
         }
+        if item.kind == Kind::Message
+            && room.slow_mode_seconds > 0
+            && let Some(membership) = room.members.get_mut(&item.user)
+            && membership.role == Role::Member
+        {
+            membership.last_posted_at = Some(now);
+        }
         Outcome::New(room.push(now, item))
+    }
+
+    /// As if the room had these settings: slow mode, and who may post (0: members, 1: moderators, 2: nobody).
+    pub fn restrict_room(&mut self, room: RoomId, slow_mode_seconds: u32, who_may_post: u8) {
+        if let Some(room) = self.rooms.get_mut(&room) {
+            (room.slow_mode_seconds, room.who_may_post) = (slow_mode_seconds, who_may_post);
+        }
+    }
+
+    /// As if a moderator had silenced a member.
+    pub fn silence(&mut self, room: RoomId, user: UserId, until: Option<UnixMillis>) {
+        if let Some(member) = self.rooms.get_mut(&room).and_then(|room| room.members.get_mut(&user)) {
+            member.silenced_until = until;
+        }
+    }
+
+    /// As if a member of a room with slow mode had posted at this time.
+    pub fn set_posted(&mut self, room: RoomId, user: UserId, at: UnixMillis) {
+        if let Some(member) = self.rooms.get_mut(&room).and_then(|room| room.members.get_mut(&user)) {
+            member.last_posted_at = Some(at);
+        }
+    }
+
+    /// As if a member had another role.
+    pub fn set_role(&mut self, room: RoomId, user: UserId, role: Role) {
+        if let Some(member) = self.rooms.get_mut(&room).and_then(|room| room.members.get_mut(&user)) {
+            member.role = role;
+        }
     }
 
     /// [`Store::heads`].
@@ -342,7 +393,7 @@ impl MemoryStore {
         }
         // Nothing from before the join is unread.
         let read = Marker { offset: room.log.len() as u64, number: room.number };
-        let membership = Membership { role: Role::Member, joined_at: now, read };
+        let membership = Membership::new(Role::Member, now, read);
         room.members.insert(user, membership);
         if room.members.len() as u64 > self.join_leave_limit {
             return Ok((true, None));
@@ -559,7 +610,7 @@ impl MemoryStore {
         self.reserved_names.remove(&room.name);
         self.last_room += 1;
         let id = RoomId(self.last_room);
-        let owner = Membership { role: Role::Owner, joined_at: now, read: Marker::default() };
+        let owner = Membership::new(Role::Owner, now, Marker::default());
         let stored = StoredRoom {
             name: room.name,
             title: room.title,
@@ -568,6 +619,8 @@ impl MemoryStore {
             created_at: now,
             members: BTreeMap::from([(room.owner, owner)]),
             number: 0,
+            slow_mode_seconds: 0,
+            who_may_post: 0,
             log: Vec::new(),
             ids: BTreeMap::new(),
             reactions: BTreeMap::new(),
@@ -942,6 +995,32 @@ impl MemoryStore {
 }
 
 impl StoredRoom {
+    /// Why a member may not post an item that is not stored yet.
+    fn limited(&self, now: UnixMillis, item: &Item, member: &Membership) -> Option<Refusal> {
+        if matches!(item.kind, Kind::Message | Kind::Edit | Kind::React)
+            && let Some(until) = member.silenced_until
+            && until > now
+        {
+            return Some(Refusal::Silenced { until });
+        }
+        if item.kind != Kind::Message {
+            return None;
+        }
+        if self.who_may_post >= 2 {
+            return Some(Refusal::NobodyPosts);
+        }
+        if member.role >= Role::Moderator {
+            return None;
+        }
+        if self.who_may_post == 1 {
+            return Some(Refusal::ModeratorsOnly);
+        }
+        let last = member.last_posted_at?;
+        let interval_ms = u64::from(self.slow_mode_seconds) * 1000;
+        let is_too_early = now.abs_diff(last) < interval_ms;
+        is_too_early.then(|| Refusal::SlowMode { wait_ms: (last + interval_ms - now).min(interval_ms) })
+    }
+
     fn row(&self, offset: Offset) -> Option<&LogRow> {
         self.log.get(usize::try_from(offset.checked_sub(1)?).ok()?)
     }

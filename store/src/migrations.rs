@@ -54,6 +54,7 @@ pub(crate) const POSTGRES: &[Migration] = &[
     (22, "expel", include_str!("../../migrations/postgres/0022_expel.sql")),
     (23, "node loads", include_str!("../../migrations/postgres/0023_node_loads.sql")),
     (24, "silences", include_str!("../../migrations/postgres/0024_silences.sql")),
+    (25, "judgement", include_str!("../../migrations/postgres/0025_judgement.sql")),
 ];
 
 /// Changing the schema of a large database takes long, and an administrator can see that the database is at work.

@@ -427,7 +427,12 @@ impl Shard {
 fn refused(refusal: Refusal) -> ProtocolError {
     let code = match refusal {
         Refusal::NoRoom => protocol::UNKNOWN_CHANNEL,
-        Refusal::NotMember | Refusal::NotYours => protocol::PERMISSION_DENIED,
+        Refusal::NotMember
+        | Refusal::NotYours
+        | Refusal::Silenced { .. }
+        | Refusal::ModeratorsOnly
+        | Refusal::NobodyPosts => protocol::PERMISSION_DENIED,
+        Refusal::SlowMode { .. } => protocol::TOO_MANY_REQUESTS,
         Refusal::NoTarget | Refusal::IdReused | Refusal::BadData | Refusal::Unknown => protocol::BAD_REQUEST,
         Refusal::TooManyReactions => protocol::LIMIT_EXCEEDED,
     };

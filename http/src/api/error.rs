@@ -121,7 +121,14 @@ impl From<PublishError> for MethodError {
     fn from(error: PublishError) -> MethodError {
         let code = match &error {
             PublishError::Refused(Refusal::NoRoom) => UNKNOWN_CHANNEL,
-            PublishError::Refused(Refusal::NotMember | Refusal::NotYours) => PERMISSION_DENIED,
+            PublishError::Refused(
+                Refusal::NotMember
+                | Refusal::NotYours
+                | Refusal::Silenced { .. }
+                | Refusal::ModeratorsOnly
+                | Refusal::NobodyPosts,
+            ) => PERMISSION_DENIED,
+            PublishError::Refused(Refusal::SlowMode { .. }) => TOO_MANY_REQUESTS,
             PublishError::Refused(Refusal::IdReused) => CONFLICT,
             PublishError::Refused(Refusal::TooManyReactions) => LIMIT_EXCEEDED,
             PublishError::Refused(_) => BAD_REQUEST,
@@ -186,10 +193,14 @@ mod tests {
             (Refusal::NoRoom, 102),
             (Refusal::NotMember, 103),
             (Refusal::NotYours, 103),
+            (Refusal::Silenced { until: 5 }, 103),
+            (Refusal::ModeratorsOnly, 103),
+            (Refusal::NobodyPosts, 103),
             (Refusal::TooManyReactions, 106),
             (Refusal::NoTarget, 107),
             (Refusal::BadData, 107),
             (Refusal::Unknown, 107),
+            (Refusal::SlowMode { wait_ms: 5 }, 111),
             (Refusal::IdReused, 113),
         ] {
             assert_eq!(MethodError::from(PublishError::Refused(refusal)).code, code, "{refusal:?}");

@@ -193,6 +193,13 @@ impl HookError {
         HookError { status, word, retry_after_s: None }
     }
 
+    fn rate_limited(wait_ms: u64) -> HookError {
+        HookError {
+            retry_after_s: Some(u32::try_from(wait_ms.div_ceil(1000)).unwrap_or(u32::MAX)),
+            ..HookError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited")
+        }
+    }
+
     const fn unavailable(word: &'static str) -> HookError {
         HookError { retry_after_s: Some(1), ..HookError::new(StatusCode::SERVICE_UNAVAILABLE, word) }
     }
@@ -235,8 +242,11 @@ impl From<PublishError> for HookError {
         match error {
             PublishError::Refused(refusal) => match refusal {
                 Refusal::NoRoom => NO_SERVICE,
-                // Somebody has removed the hook's user from the room.
-                Refusal::NotMember => HookError::new(StatusCode::FORBIDDEN, "action_prohibited"),
+                // Somebody has removed the hook's user from the room, or does not let it post.
+                Refusal::NotMember | Refusal::Silenced { .. } | Refusal::ModeratorsOnly | Refusal::NobodyPosts => {
+                    HookError::new(StatusCode::FORBIDDEN, "action_prohibited")
+                }
+                Refusal::SlowMode { wait_ms } => HookError::rate_limited(wait_ms),
                 Refusal::IdReused => HookError::new(StatusCode::CONFLICT, "idempotency_key_reused"),
                 _ => INVALID_PAYLOAD,
             },
@@ -260,10 +270,7 @@ async fn post(
         return Err(NO_SERVICE);
     }
     let hook = app.store.hook(&hash(secret), client).await?.ok_or(NO_SERVICE)?;
-    app.hook_rate.take(hook.hook, Instant::now()).map_err(|wait_ms| HookError {
-        retry_after_s: Some(u32::try_from(wait_ms.div_ceil(1000)).unwrap_or(u32::MAX)),
-        ..HookError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited")
-    })?;
+    app.hook_rate.take(hook.hook, Instant::now()).map_err(HookError::rate_limited)?;
     refuse_encoding(request.headers())?;
     let headers = request.headers().clone();
     let limits = &app.settings.limits;

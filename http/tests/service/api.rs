@@ -178,6 +178,8 @@ async fn a_wrong_publish_gets_the_code_that_says_why() {
         (PublishError::Overloaded, 100),
         (PublishError::Refused(Refusal::TooManyReactions), 106),
         (PublishError::Refused(Refusal::NotYours), 103),
+        (PublishError::Refused(Refusal::Silenced { until: 5 }), 103),
+        (PublishError::Refused(Refusal::SlowMode { wait_ms: 5 }), 111),
     ] {
         server.chat.publish_results.lock().unwrap().push(Err(result));
         assert_eq!(backend.fails("publish", json!({"channel": "room:lobby", "data": text})).await, code);

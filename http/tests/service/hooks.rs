@@ -300,6 +300,9 @@ async fn errors_are_in_slacks_words() {
     for (error, status, word) in [
         (PublishError::Refused(Refusal::NoRoom), 404, "no_service"),
         (PublishError::Refused(Refusal::NotMember), 403, "action_prohibited"),
+        (PublishError::Refused(Refusal::Silenced { until: 5 }), 403, "action_prohibited"),
+        (PublishError::Refused(Refusal::NobodyPosts), 403, "action_prohibited"),
+        (PublishError::Refused(Refusal::SlowMode { wait_ms: 1_500 }), 429, "rate_limited"),
         (PublishError::Refused(Refusal::BadData), 400, "invalid_payload"),
         (PublishError::OutcomeUnknown, 503, "outcome_unknown"),
         (PublishError::Overloaded, 503, "service_unavailable"),
@@ -307,7 +310,7 @@ async fn errors_are_in_slacks_words() {
         server.chat.publish_results.lock().unwrap().push(Err(error));
         let response = post(&server, &path, JSON, r#"{"text":"x"}"#).await;
         assert_answer(&response, status, word);
-        assert_eq!(response.header("retry-after").is_some(), status == 503);
+        assert_eq!(response.header("retry-after").is_some(), matches!(status, 429 | 503));
     }
     // A token is neither needed nor looked at, and U+0000, which can't be stored, is no error.
     let headers = [JSON[0], ("Authorization", "Bearer nonsense")];

@@ -213,6 +213,10 @@ async fn each_publish_error_has_its_status_and_code() {
         (PublishError::Refused(Refusal::NoRoom), 404, "no_such_room", None, None),
         (PublishError::Refused(Refusal::NotMember), 403, "not_member", None, None),
         (PublishError::Refused(Refusal::NotYours), 403, "not_yours", None, None),
+        (PublishError::Refused(Refusal::Silenced { until: 5 }), 403, "silenced", None, None),
+        (PublishError::Refused(Refusal::ModeratorsOnly), 403, "not_allowed", None, None),
+        (PublishError::Refused(Refusal::NobodyPosts), 403, "not_allowed", None, None),
+        (PublishError::Refused(Refusal::SlowMode { wait_ms: 4_001 }), 429, "rate_limited", None, Some("5")),
         (PublishError::Refused(Refusal::NoTarget), 409, "no_target", Some("reply_to"), None),
         (PublishError::Refused(Refusal::IdReused), 409, "id_reused", Some("id"), None),
         (PublishError::Refused(Refusal::BadData), 422, "bad_data", None, None),
@@ -223,8 +227,10 @@ async fn each_publish_error_has_its_status_and_code() {
         let response = ann.post("/rooms/lobby/messages", json!({"text": "hello"})).await;
         response.assert_error(status, code, field);
         assert_eq!(response.header("retry-after"), retry);
-        if code == "not_known" {
-            assert!(response.text().contains("same id is safe"));
+        match code {
+            "not_known" => assert!(response.text().contains("same id is safe")),
+            "silenced" => assert_eq!(response.json()["error"]["until"], 5),
+            _ => assert_eq!(response.json()["error"]["until"], Value::Null),
         }
     }
 }

@@ -390,9 +390,9 @@ impl Response {
         let body = self.json();
         let error = body["error"].as_object().unwrap_or_else(|| panic!("not an error: {}", self.text()));
         assert_eq!(body.as_object().unwrap().len(), 1);
-        // An error about fields lists them all.
-        let expected = 3 + usize::from(error.contains_key("fields"));
-        assert_eq!(error.len(), expected, "code, message, field, and perhaps fields: {error:?}");
+        // An error about fields lists them all, and one about a right that is taken away says until when.
+        let expected = 3 + usize::from(error.contains_key("fields")) + usize::from(error.contains_key("until"));
+        assert_eq!(error.len(), expected, "code, message, field, and perhaps fields or until: {error:?}");
         assert!(!error["message"].as_str().unwrap().is_empty());
         assert_eq!(self.header("content-type"), Some("application/json"));
         let field = error["field"].as_str().map(str::to_owned);

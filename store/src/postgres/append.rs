@@ -78,7 +78,8 @@ fn failure(error: &sqlx::Error) -> AppendError {
     }
 }
 
-/// The item's position in the batch, from 1; its outcome; the offset, number and time at which it is stored.
+/// The item's position in the batch, from 1; its outcome; the offset, number and time at which it is stored. For
+/// 'silenced' the time is that until which it lasts, and for 'slow_mode' the wait in milliseconds.
 type AnswerRow = (i64, String, Option<i64>, Option<i64>, Option<i64>);
 
 /// One attempt, which is void after the time `void_ms` of the database. Then it ends with SQLSTATE UP001.
@@ -118,6 +119,16 @@ async fn append(
             "not_member" => Outcome::Refused(Refusal::NotMember),
             "not_yours" => Outcome::Refused(Refusal::NotYours),
             "no_target" => Outcome::Refused(Refusal::NoTarget),
+            "silenced" => {
+                let until = at.ok_or_else(unexpected)?.unsigned_abs();
+                Outcome::Refused(Refusal::Silenced { until })
+            }
+            "moderators_only" => Outcome::Refused(Refusal::ModeratorsOnly),
+            "nobody_posts" => Outcome::Refused(Refusal::NobodyPosts),
+            "slow_mode" => {
+                let wait_ms = at.ok_or_else(unexpected)?.unsigned_abs();
+                Outcome::Refused(Refusal::SlowMode { wait_ms })
+            }
             "too_many" => Outcome::Refused(Refusal::TooManyReactions),
             "id_reused" => Outcome::Refused(Refusal::IdReused),
             // The function in the database may be that of a newer release.

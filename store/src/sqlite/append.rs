@@ -6,7 +6,7 @@ use crate::check;
 use crate::connection::{Arg, DbConnection, json, offset_arg, unix_millis};
 use crate::error::{AppendError, one_line};
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use uproar_model::{Item, Kind, OWN_REACTIONS_LIMIT, Outcome, REACTION_KINDS_LIMIT, Refusal, RoomId, Stored, UserId};
 
 /// Appends a batch on the connection that writes.
@@ -60,7 +60,7 @@ fn meaning(code: Option<i32>, stage: Stage) -> fn(String) -> AppendError {
 /// What the database knows about an item: the item's index; the room's last offset and number (NULL: no room); the
 /// sender's role (NULL: not a member); the row stored under the item's id: offset, number, time, whether its kind and
 /// target are the same, whether its body and meta are; the target's author, number and time, and the offset, number and
-/// time of its deletion.
+/// time of its deletion; what limits what the sender may post, as a JSON array of [`Limits`] (NULL: nothing does).
 type Facts = (
     i64,
     Option<i64>,
@@ -77,7 +77,13 @@ type Facts = (
     Option<i64>,
     Option<i64>,
     Option<i64>,
+    Option<String>,
 );
+
+/// The room's slow mode in seconds (0: none); who may post there (0 members, 1 moderators, 2 nobody); until when the
+/// sender is silenced; when the sender last posted there, if the room has slow mode. PostgreSQL's function `append` has
+/// the same rules.
+type Limits = (i64, i64, Option<i64>, Option<i64>);
 
 // The text of an edit, and the original text of an edited or deleted message, are not kept. There the id alone decides
 // whether an item is a duplicate.
@@ -90,7 +96,9 @@ const FACTS: &str = "
     SELECT i.n, h.last_offset, h.last_number, m.role, old.room_offset, old.number, old.created_at,
       old.kind = i.kind AND old.target_offset IS i.target,
       old.body IS NULL OR old.edit_offset IS NOT NULL OR (old.body = i.body AND old.meta IS i.meta),
-      t.user_id, t.number, t.created_at, gone.room_offset, gone.number, gone.created_at
+      t.user_id, t.number, t.created_at, gone.room_offset, gone.number, gone.created_at,
+      CASE WHEN h.slow_mode_seconds > 0 OR h.who_may_post > 0 OR m.silenced_until IS NOT NULL
+        THEN json_array(h.slow_mode_seconds, h.who_may_post, m.silenced_until, m.last_posted_at) END
     FROM item i
     LEFT JOIN heads h ON h.room_id = i.room_id
     LEFT JOIN members m ON m.room_id = i.room_id AND m.user_id = i.user_id
@@ -130,6 +138,11 @@ const CHANGE: &str = "
       (SELECT value ->> 0, value ->> 1 FROM json_each($1) WHERE value ->> 4 IS NOT NULL);
     DELETE FROM reaction_kinds WHERE (room_id, room_offset) IN
       (SELECT value ->> 0, value ->> 1 FROM json_each($1) WHERE value ->> 4 IS NOT NULL)";
+
+// JSON rows: room, user. They have posted in a room with slow mode.
+const POSTED: &str = "
+    UPDATE members SET last_posted_at = $2 FROM json_each($1) x
+    WHERE room_id = x.value ->> 0 AND user_id = x.value ->> 1";
 
 // JSON rows: room, offset, emoji, user, whether the reaction is given (1) or taken back (0).
 const REACT: &str = "
@@ -182,7 +195,12 @@ async fn append_in_transaction(db: &mut DbConnection, batch: &[Item]) -> Result<
         targets.dedup();
         judge.take_kinds(db.all::<KindRow>(KINDS, &[Arg::Text(&json(&targets))]).await?);
     }
-    let outcomes = batch.iter().zip(facts).map(|(item, facts)| judge.judge(item, facts)).collect();
+    let mut outcomes = Vec::with_capacity(batch.len());
+    for (item, facts) in batch.iter().zip(&facts) {
+        let limits = facts.15.as_deref().map_or(Ok(Limits::default()), serde_json::from_str);
+        let limits = limits.map_err(|error| sqlx::Error::Decode(error.into()))?;
+        outcomes.push(judge.judge(item, facts, limits));
+    }
 
     if !judge.rows.is_empty() {
         // In the order of the table, so that neighbouring rows are written one after the other.
@@ -194,6 +212,10 @@ async fn append_in_transaction(db: &mut DbConnection, batch: &[Item]) -> Result<
         let changes: Vec<_> =
             judge.changes.iter().map(|((room, target), c)| (room.0, target, c.body, c.edited, c.deleted)).collect();
         db.execute(CHANGE, &[Arg::Text(&json(&changes))]).await?;
+    }
+    if !judge.posted.is_empty() {
+        let posted: Vec<_> = judge.posted.iter().map(|(room, user)| (room.0, user.0)).collect();
+        db.execute(POSTED, &[Arg::Text(&json(&posted)), Arg::Int(now)]).await?;
     }
     if !judge.reactions.is_empty() {
         let reactions: Vec<_> = judge
@@ -230,6 +252,8 @@ struct Judge<'b> {
     kinds: BTreeMap<(RoomId, i64), BTreeMap<String, Reactions>>,
     /// The emojis that each sender of reactions has given to a message.
     own: HashMap<(RoomId, i64, UserId), HashSet<String>>,
+    /// Who has posted in rooms with slow mode.
+    posted: BTreeSet<(RoomId, UserId)>,
     /// The rows to insert.
     rows: Vec<NewRow<'b>>,
 }
@@ -267,6 +291,7 @@ impl<'b> Judge<'b> {
             reactions: BTreeMap::new(),
             kinds: BTreeMap::new(),
             own: HashMap::new(),
+            posted: BTreeSet::new(),
             rows: Vec::new(),
         }
     }
@@ -321,17 +346,46 @@ impl<'b> Judge<'b> {
         kind.is_changed = true;
     }
 
-    fn judge(&mut self, item: &'b Item, facts: Facts) -> Outcome {
-        match self.refuse_or_repeat(item, facts) {
+    fn judge(&mut self, item: &'b Item, facts: &Facts, limits: Limits) -> Outcome {
+        match self.refuse_or_repeat(item, facts, limits) {
             Some(outcome) => outcome,
-            None => Outcome::New(self.append(item, facts)),
+            None => Outcome::New(self.append(item, facts, limits)),
         }
     }
 
+    /// Why the sender, whose item is not known yet, may not post it.
+    fn limited(&self, item: &Item, role: i64, limits: Limits) -> Option<Refusal> {
+        let (slow_mode_seconds, who_may_post, silenced_until, last_posted_at) = limits;
+        // Who is silenced may still take back what they have said.
+        let speaks = matches!(item.kind, Kind::Message | Kind::Edit | Kind::React);
+        if let Some(until) = silenced_until.filter(|until| speaks && *until > self.now) {
+            return Some(Refusal::Silenced { until: until.unsigned_abs() });
+        }
+        if item.kind != Kind::Message {
+            return None;
+        }
+        match who_may_post {
+            0 => {}
+            1 if role > 0 => {}
+            1 => return Some(Refusal::ModeratorsOnly),
+            _ => return Some(Refusal::NobodyPosts),
+        }
+        if role > 0 {
+            return None;
+        }
+        let has_posted = self.posted.contains(&(item.room, item.user));
+        let last_posted_at = if has_posted { Some(self.now) } else { last_posted_at };
+        let interval = slow_mode_seconds.saturating_mul(1000);
+        // A time far in the future is that of a clock which has gone back since.
+        let last = last_posted_at.filter(|last| self.now.abs_diff(*last) < interval.unsigned_abs())?;
+        let wait_ms = (last.saturating_add(interval) - self.now).min(interval).unsigned_abs();
+        Some(Refusal::SlowMode { wait_ms })
+    }
+
     /// The outcome of an item that is not appended.
-    fn refuse_or_repeat(&self, item: &Item, facts: Facts) -> Option<Outcome> {
-        let (_, last_offset, _, role, old_offset, old_number, old_at, same_kind, same_body, ..) = facts;
-        let (.., author, number, at, gone_offset, gone_number, gone_at) = facts;
+    fn refuse_or_repeat(&self, item: &Item, facts: &Facts, limits: Limits) -> Option<Outcome> {
+        let &(_, last_offset, _, role, old_offset, old_number, old_at, same_kind, same_body, ..) = facts;
+        let &(.., author, number, at, gone_offset, gone_number, gone_at, _) = facts;
         if let Some(refusal) = check::refusal(item) {
             return Some(Outcome::Refused(refusal));
         }
@@ -353,6 +407,9 @@ impl<'b> Judge<'b> {
         let Some(role) = role else {
             return Some(Outcome::Refused(Refusal::NotMember));
         };
+        if let Some(refusal) = self.limited(item, role, limits) {
+            return Some(Outcome::Refused(refusal));
+        }
         let target = (item.room, offset_arg(item.target?));
         let known = author.map(UserId).zip(stored_from(Some(target.1), number, at));
         let Some((author, message)) = self.messages.get(&target).copied().or(known) else {
@@ -378,7 +435,7 @@ impl<'b> Judge<'b> {
         }
     }
 
-    fn append(&mut self, item: &'b Item, facts: Facts) -> Stored {
+    fn append(&mut self, item: &'b Item, facts: &Facts, limits: Limits) -> Stored {
         let (last_offset, last_number) = match self.heads.entry(item.room) {
             Entry::Occupied(head) => *head.get(),
             Entry::Vacant(_) => (facts.1.unwrap_or_default(), facts.2.unwrap_or_default()),
@@ -398,6 +455,9 @@ impl<'b> Judge<'b> {
         match (item.kind, target) {
             (Kind::Message, _) => {
                 self.messages.insert((item.room, offset), (item.user, stored));
+                if limits.0 > 0 && facts.3 == Some(0) {
+                    self.posted.insert((item.room, item.user));
+                }
             }
             (Kind::Edit, Some(target)) => {
                 let change = Change { body, edited: Some(offset), deleted: None, deletion: None };

@@ -1,14 +1,21 @@
 //! A store for each case, and short functions for what cases do.
 
+use sqlx::postgres::PgConnectOptions;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
-use uproar_model::{Item, Kind, Offset, Outcome, Page, Publication, Refusal, RoomId, Stored, UserId};
-use uproar_store::memory::SharedMemoryStore;
+use uproar_model::{Item, Kind, Offset, Outcome, Page, Publication, Refusal, Role, RoomId, Stored, UnixMillis, UserId};
+use uproar_store::memory::{MemoryStore, SharedMemoryStore};
 use uproar_store::testing::TestPostgres;
 use uproar_store::{DataFolder, DatabaseUrl, NewRoom, OpenOptions, PageRequest, Room, RoomKind, Store, open};
+
+/// A time that does not come.
+pub const NEVER: UnixMillis = 32_503_680_000_000;
 
 /// A fresh store. Cases share nothing.
 #[derive(Clone)]
@@ -17,6 +24,16 @@ pub struct World {
     /// Folders and locks that must outlive the store.
     _fixture: Arc<dyn Send + Sync>,
     ids: Arc<AtomicU64>,
+    backdoor: Backdoor,
+}
+
+/// The way to what no call of the store changes.
+#[derive(Clone)]
+enum Backdoor {
+    None,
+    Sqlite(PathBuf),
+    Postgres(String),
+    Memory(Arc<SharedMemoryStore>),
 }
 
 pub fn runtime() -> Runtime {
@@ -39,9 +56,10 @@ pub fn on_sqlite<F: Future<Output = ()>>(join_leave_limit: u64, case: impl FnOnc
         let directory = TempDir::new().expect("a directory");
         let folder = DataFolder::open(directory.path().join("data")).expect("a data folder");
         let url = DatabaseUrl::Sqlite(folder.database_path());
+        let backdoor = Backdoor::Sqlite(folder.database_path());
         let options = OpenOptions { join_leave_limit, ..OpenOptions::default() };
         let store = open(&url, &folder, options).await.expect("a store");
-        let world = World { store, _fixture: Arc::new((folder, directory)), ids: Arc::default() };
+        let world = World { store, _fixture: Arc::new((folder, directory)), ids: Arc::default(), backdoor };
         case(world.clone()).await;
         world.store.close().await;
     });
@@ -53,10 +71,11 @@ pub fn on_postgres<F: Future<Output = ()>>(join_leave_limit: u64, case: impl FnO
         let url = server.create_database().await.expect("a database");
         let directory = TempDir::new().expect("a directory");
         let folder = DataFolder::open(directory.path().join("data")).expect("a data folder");
+        let backdoor = Backdoor::Postgres(url.clone());
         let url = url.parse::<DatabaseUrl>().expect("a URL");
         let options = OpenOptions { join_leave_limit, ..OpenOptions::default() };
         let store = open(&url, &folder, options).await.expect("a store");
-        let world = World { store, _fixture: Arc::new((folder, directory)), ids: Arc::default() };
+        let world = World { store, _fixture: Arc::new((folder, directory)), ids: Arc::default(), backdoor };
         case(world.clone()).await;
         world.store.close().await;
     });
@@ -64,12 +83,59 @@ pub fn on_postgres<F: Future<Output = ()>>(join_leave_limit: u64, case: impl FnO
 
 pub fn on_memory<F: Future<Output = ()>>(join_leave_limit: u64, case: impl FnOnce(World) -> F) {
     let store = Arc::new(SharedMemoryStore::with_join_leave_limit(join_leave_limit));
-    runtime().block_on(case(World { store, _fixture: Arc::new(()), ids: Arc::default() }));
+    let backdoor = Backdoor::Memory(Arc::clone(&store));
+    runtime().block_on(case(World { store, _fixture: Arc::new(()), ids: Arc::default(), backdoor }));
 }
 
 impl World {
     pub fn of(store: Arc<dyn Store>) -> World {
-        World { store, _fixture: Arc::new(()), ids: Arc::default() }
+        World { store, _fixture: Arc::new(()), ids: Arc::default(), backdoor: Backdoor::None }
+    }
+
+    /// Changes the store through its database, or if it has none, by a function.
+    async fn change(&self, sql: String, change: impl FnOnce(&mut MemoryStore)) {
+        match &self.backdoor {
+            Backdoor::None => panic!("this world has no backdoor"),
+            Backdoor::Memory(store) => change(&mut store.lock()),
+            Backdoor::Sqlite(path) => {
+                let mut shell = SqliteConnectOptions::new().filename(path).connect().await.expect("a connection");
+                sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut shell).await.expect("a change");
+                shell.close().await.expect("closed");
+            }
+            Backdoor::Postgres(url) => {
+                let options = url.parse::<PgConnectOptions>().expect("options");
+                let mut shell = options.connect().await.expect("a connection");
+                sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut shell).await.expect("a change");
+                shell.close().await.expect("closed");
+            }
+        }
+    }
+
+    /// Gives a room slow mode, and says who may post there: 0 members, 1 moderators, 2 nobody.
+    pub async fn restrict_room(&self, room: RoomId, slow_mode_seconds: u32, who_may_post: u8) {
+        let sql = format!(
+            "UPDATE heads SET slow_mode_seconds = {slow_mode_seconds}, who_may_post = {who_may_post}
+             WHERE room_id = {room}"
+        );
+        self.change(sql, |store| store.restrict_room(room, slow_mode_seconds, who_may_post)).await;
+    }
+
+    pub async fn silence(&self, room: RoomId, user: UserId, until: Option<UnixMillis>) {
+        let value = until.map_or("NULL".to_owned(), |until| until.to_string());
+        let sql = format!("UPDATE members SET silenced_until = {value} WHERE room_id = {room} AND user_id = {user}");
+        self.change(sql, |store| store.silence(room, user, until)).await;
+    }
+
+    pub async fn set_role(&self, room: RoomId, user: UserId, role: Role) {
+        let number = role as u8;
+        let sql = format!("UPDATE members SET role = {number} WHERE room_id = {room} AND user_id = {user}");
+        self.change(sql, |store| store.set_role(room, user, role)).await;
+    }
+
+    /// As if a member of a room with slow mode had posted at this time.
+    pub async fn set_posted(&self, room: RoomId, user: UserId, at: UnixMillis) {
+        let sql = format!("UPDATE members SET last_posted_at = {at} WHERE room_id = {room} AND user_id = {user}");
+        self.change(sql, |store| store.set_posted(room, user, at)).await;
     }
 
     pub async fn user(&self, name: &str) -> UserId {

@@ -7,6 +7,7 @@ mod fixture;
 mod harness;
 mod history;
 mod hooks;
+mod judgement;
 mod markers;
 mod memberships;
 mod model;
@@ -74,6 +75,17 @@ on_every_store! {
         replies_need_a_message_that_exists_or_was_deleted,
         a_former_member_can_retry_but_not_send,
         targets_beyond_the_log_are_refused;
+    judgement:
+        a_silenced_member_can_only_take_back,
+        a_silence_does_not_refuse_what_is_stored_already,
+        a_silence_ends_by_the_databases_clock,
+        a_silence_concerns_moderators_and_one_room_only,
+        a_room_may_be_for_moderators_only_or_for_nobody,
+        slow_mode_holds_within_a_batch_and_between_batches,
+        slow_mode_ends_by_the_databases_clock,
+        slow_mode_concerns_new_messages_of_members_only,
+        what_slow_mode_refuses_does_not_count,
+        limits_of_one_room_do_not_affect_others;
     history:
         pages_can_be_read_in_both_directions,
         pages_end_at_their_limits,

@@ -1,7 +1,7 @@
 //! Random batches on the database and on the store in memory, which must agree on everything.
 
 use crate::harness::*;
-use uproar_model::{Item, Outcome, RoomId, Stored, UserId};
+use uproar_model::{Item, Outcome, Refusal, RoomId, Stored, UserId};
 use uproar_store::memory::MemoryStore;
 use uproar_store::{Cursor, MessagePage, NewRoom, RoomKind};
 
@@ -58,6 +58,21 @@ impl Twins {
             _ => unreact(room, user, &id, target, emoji),
         };
         (make(room.0, user.0), make(room.1, user.1))
+    }
+
+    /// Changes who may post in a room, on both stores.
+    async fn limit(&mut self, world: &World, random: &mut Random) {
+        let ((real, model), (user, twin)) = (random.pick(&self.rooms), random.pick(&self.users));
+        if random.below(2) == 0 {
+            let until = random.pick(&[None, Some(NEVER)]);
+            world.silence(real, user, until).await;
+            self.model.silence(model, twin, until);
+        } else {
+            // So slow that it never ends.
+            let (slow_mode_seconds, who_may_post) = (random.pick(&[0, 0, 1_000_000]), random.pick(&[0, 0, 0, 1, 2]));
+            world.restrict_room(real, slow_mode_seconds, who_may_post).await;
+            self.model.restrict_room(model, slow_mode_seconds, who_may_post);
+        }
     }
 
     async fn compare(&self, world: &World) {
@@ -119,6 +134,7 @@ fn timeless(outcomes: Vec<Outcome>) -> Vec<Outcome> {
         .map(|outcome| match outcome {
             Outcome::New(stored) => Outcome::New(timeless(stored)),
             Outcome::Duplicate(stored) => Outcome::Duplicate(timeless(stored)),
+            Outcome::Refused(Refusal::SlowMode { .. }) => Outcome::Refused(Refusal::SlowMode { wait_ms: 0 }),
             refused => refused,
         })
         .collect()
@@ -148,6 +164,9 @@ pub async fn random_batches_match_the_model(world: World) {
                     removed.map(|r| r.publication.offset).map_err(|e| e.to_string()),
                     expected.map(|r| r.publication.offset).map_err(|e| e.to_string())
                 );
+            }
+            if random.below(3) == 0 {
+                twins.limit(&world, &mut random).await;
             }
             // One in four batches repeats the previous one, as after an unknown outcome.
             if random.below(4) > 0 {
@@ -179,7 +198,13 @@ pub async fn the_division_into_batches_changes_nothing(world: World) {
                 }
             }
         }
-        for _ in 0..6 {
+        for round in 0..6 {
+            for twins in [&whole, &cut] {
+                // Each of the two is limited in the same way.
+                let (room, user) = (twins.rooms[round % 3].0, twins.users[round % 2].0);
+                world.restrict_room(room, if round > 3 { 1_000_000 } else { 0 }, u8::from(round == 1)).await;
+                world.silence(room, user, (round % 2 == 0).then_some(NEVER)).await;
+            }
             let longest = world.store.heads(&whole.rooms.iter().map(|r| r.0).collect::<Vec<_>>()).await.unwrap();
             let longest = longest.into_iter().flatten().map(|head| head.offset).max().unwrap_or(0) as usize;
             let batch: Vec<_> = (0..30).map(|_| whole.item(&mut random, longest).0).collect();
