@@ -65,6 +65,8 @@ codes! {
     NotAllowed = "not_allowed", FORBIDDEN;
     /// A moderator has silenced the user. The error has `until`, in Unix milliseconds.
     Silenced = "silenced", FORBIDDEN;
+    /// A moderator has banned the user from this (public) room.
+    Banned = "banned", FORBIDDEN;
     /// Users of this server don't sign in with a password.
     PasswordSignInOff = "password_sign_in_off", FORBIDDEN;
     /// Nobody can create an account by signing up.
@@ -101,6 +103,10 @@ codes! {
     TooManyRooms = "too_many_rooms", CONFLICT;
     /// The room is full.
     RoomFull = "room_full", CONFLICT;
+    /// The room would have no owner.
+    LastOwner = "last_owner", CONFLICT;
+    /// The room has as many pinned messages as a room may have.
+    TooManyPins = "too_many_pins", CONFLICT;
     /// The room already has a hook of this name, or a person has the name that its user would have.
     HookNameTaken = "hook_name_taken", CONFLICT;
     /// The room has as many hooks as a room may have.
@@ -228,6 +234,10 @@ impl ApiError {
         ApiError::new(Code::RoomFull, "the room is full")
     }
 
+    pub fn banned() -> ApiError {
+        ApiError::new(Code::Banned, JoinError::Banned.to_string())
+    }
+
     /// A request that exceeds a rate, with the time until the next one is possible.
     pub fn too_often(message: String, wait_ms: u64) -> ApiError {
         let seconds = u32::try_from(wait_ms.div_ceil(1000)).unwrap_or(u32::MAX);
@@ -249,6 +259,11 @@ impl ApiError {
         match error {
             RoomError::NoRoom => ApiError::no_such_room(),
             RoomError::Full => ApiError::room_full(),
+            RoomError::Banned => ApiError::banned(),
+            RoomError::LastOwner => ApiError::new(Code::LastOwner, error.to_string()),
+            RoomError::TooSmall => ApiError::invalid("size", "must not be below the number of members"),
+            RoomError::NoMessage => ApiError::new(Code::NoSuchMessage, error.to_string()).on("offset"),
+            RoomError::TooManyPins => ApiError::new(Code::TooManyPins, error.to_string()),
             RoomError::NameTaken => ApiError::new(
                 Code::RoomNameTaken,
                 "there is a room of this name, or it is reserved for the owner of a room that was deleted recently",
@@ -303,6 +318,7 @@ impl From<JoinError> for ApiError {
         match error {
             JoinError::NoRoom => ApiError::no_such_room(),
             JoinError::Full => ApiError::room_full(),
+            JoinError::Banned => ApiError::banned(),
             JoinError::NoUser => ApiError::user_gone(),
             JoinError::TooOften { wait_ms } => ApiError::too_often(error.to_string(), wait_ms),
         }

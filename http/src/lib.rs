@@ -31,6 +31,7 @@ mod hooks;
 mod input;
 mod issuers;
 mod messages;
+mod moderation;
 mod objects;
 mod oidc;
 mod operations;

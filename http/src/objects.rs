@@ -3,7 +3,9 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 use uproar_model::{Kind, MemberRef, Number, Offset, Publication, UnixMillis};
-use uproar_store::{Account, Cursor, Hook, MemberEntry, Message, MessagePage, Reaction, Role, Room, RoomKind};
+use uproar_store::{
+    Account, Ban, Cursor, Hook, MemberEntry, Message, MessagePage, Reaction, Role, Room, RoomAuditEntry, RoomKind,
+};
 
 #[derive(Serialize)]
 pub(crate) struct UserObject<'a> {
@@ -36,14 +38,28 @@ pub(crate) struct RoomObject<'a> {
     name: &'a str,
     title: &'a str,
     private: bool,
+    topic: &'a str,
     size: u32,
     members: u32,
+    slow_mode_seconds: u32,
+    who_may_post: &'static str,
+    who_may_invite: &'static str,
     offset: Offset,
     epoch: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     unread: Option<Number>,
     #[serde(skip_serializing_if = "Option::is_none")]
     role: Option<&'static str>,
+    /// Only where one room is shown to a member.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pins: Option<&'a [Offset]>,
+}
+
+impl<'a> RoomObject<'a> {
+    /// A room that was read by itself.
+    pub(crate) fn with_pins(room: &'a Room) -> RoomObject<'a> {
+        RoomObject { pins: room.role.map(|_| room.pins.as_slice()), ..RoomObject::from(room) }
+    }
 }
 
 impl<'a> From<&'a Room> for RoomObject<'a> {
@@ -52,12 +68,17 @@ impl<'a> From<&'a Room> for RoomObject<'a> {
             name: &room.name,
             title: &room.title,
             private: room.kind == RoomKind::Private,
+            topic: &room.settings.topic,
             size: room.size,
             members: room.members,
+            slow_mode_seconds: room.settings.slow_mode_seconds,
+            who_may_post: room.settings.who_may_post.word(),
+            who_may_invite: room.settings.who_may_invite.word(),
             offset: room.offset,
             epoch: &room.epoch.0,
             unread: room.unread,
-            role: room.role.map(role_word),
+            role: room.role.map(Role::word),
+            pins: None,
         }
     }
 }
@@ -67,11 +88,62 @@ pub(crate) struct MemberObject<'a> {
     user: UserObject<'a>,
     role: &'static str,
     joined_at: UnixMillis,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    silenced_until: Option<UnixMillis>,
 }
 
 impl<'a> From<&'a MemberEntry> for MemberObject<'a> {
     fn from(member: &'a MemberEntry) -> MemberObject<'a> {
-        MemberObject { user: (&member.user).into(), role: role_word(member.role), joined_at: member.joined_at }
+        MemberObject {
+            user: (&member.user).into(),
+            role: member.role.word(),
+            joined_at: member.joined_at,
+            silenced_until: member.silenced_until,
+        }
+    }
+}
+
+/// A ban that holds. Without `until` it holds for ever.
+#[derive(Serialize)]
+pub(crate) struct BanObject<'a> {
+    user: UserObject<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until: Option<UnixMillis>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    by: UserObject<'a>,
+    at: UnixMillis,
+}
+
+impl<'a> From<&'a Ban> for BanObject<'a> {
+    fn from(ban: &'a Ban) -> BanObject<'a> {
+        let (user, by) = ((&ban.user).into(), (&ban.by).into());
+        BanObject { user, until: ban.until, reason: ban.reason.as_deref(), by, at: ban.at }
+    }
+}
+
+/// An entry of a room's audit log.
+#[derive(Serialize)]
+pub(crate) struct RoomAuditObject<'a> {
+    id: String,
+    at: UnixMillis,
+    actor: UserObject<'a>,
+    action: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<UserObject<'a>>,
+    detail: Option<&'a RawValue>,
+}
+
+impl<'a> From<&'a RoomAuditEntry> for RoomAuditObject<'a> {
+    fn from(entry: &'a RoomAuditEntry) -> RoomAuditObject<'a> {
+        RoomAuditObject {
+            id: entry.id.to_string(),
+            at: entry.at,
+            actor: (&entry.actor).into(),
+            action: &entry.action,
+            target: entry.target.as_ref().map(UserObject::from),
+            detail: serde_json::from_str(&entry.detail).ok(),
+        }
     }
 }
 
@@ -94,14 +166,6 @@ impl<'a> From<&'a Hook> for HookObject<'a> {
             created_by: (&hook.creator).into(),
             created_at: hook.created_at,
         }
-    }
-}
-
-pub(crate) fn role_word(role: Role) -> &'static str {
-    match role {
-        Role::Member => "member",
-        Role::Moderator => "moderator",
-        Role::Owner => "owner",
     }
 }
 

@@ -97,7 +97,7 @@ async fn list(
 
 async fn get(State(app): State<Arc<App>>, auth: Authenticated, RoomName(name): RoomName) -> Result<Response, ApiError> {
     let room = app.store.room(&name, auth.user.id).await?.ok_or_else(ApiError::no_such_room)?;
-    Ok(Json(json!({"room": RoomObject::from(&room)})).into_response())
+    Ok(Json(json!({"room": RoomObject::with_pins(&room)})).into_response())
 }
 
 async fn delete(

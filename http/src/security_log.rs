@@ -34,6 +34,12 @@ pub(crate) enum Event<'a> {
         name: &'a str,
         member: UserId,
     },
+    /// `detail`: what was changed, as the room's log has it.
+    ModeratedRoom {
+        room: RoomId,
+        name: &'a str,
+        detail: &'a str,
+    },
     CreatedHook {
         room: RoomId,
         name: &'a str,
@@ -87,6 +93,9 @@ impl SecurityLog {
             Event::RemovedMember { room, name, member } => {
                 let (room, member) = (room.0, member.0);
                 tracing::info!(%address, user, room, name, member, unlogged, "a user removed a member from a room");
+            }
+            Event::ModeratedRoom { room, name, detail } => {
+                tracing::info!(%address, user, room = room.0, name, detail, unlogged, "a user moderated a room");
             }
             Event::CreatedHook { room, name, hook } => {
                 tracing::info!(%address, user, room = room.0, name, hook, unlogged, "a user created a hook of a room");

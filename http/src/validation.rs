@@ -25,6 +25,10 @@ const PASSWORD_LIMIT_BYTES: usize = 512;
 const TYPED_PASSWORD_LIMIT_BYTES: usize = 4 * PASSWORD_LIMIT_BYTES;
 const TITLE_LIMIT_CHARACTERS: usize = 128;
 const TITLE_LIMIT_BYTES: usize = 1024;
+const TOPIC_LIMIT_CHARACTERS: usize = 512;
+const REASON_LIMIT_CHARACTERS: usize = 256;
+const LINE_LIMIT_BYTES: usize = 2048;
+const SLOW_MODE_LIMIT_SECONDS: u32 = 6 * 3600;
 const QUERY_LIMIT_CHARACTERS: usize = 128;
 const QUERY_LIMIT_BYTES: usize = 1024;
 /// The prefix of `live:` channels. `/ws?room=` would mistake a room whose name starts with it for such a channel.
@@ -129,12 +133,60 @@ pub(crate) fn title(value: &str, _: &Limits) -> Result {
         fits(&shown_name(value), TITLE_LIMIT_CHARACTERS, TITLE_LIMIT_BYTES),
         format!("must be at most {TITLE_LIMIT_CHARACTERS} characters and {TITLE_LIMIT_BYTES} bytes long"),
     )?;
+    has_no_controls(value)
+}
+
+/// What is written below a room's title, or nothing.
+pub(crate) fn topic(value: &str, _: &Limits) -> Result {
+    line(value, TOPIC_LIMIT_CHARACTERS)
+}
+
+/// Why somebody is banned or silenced.
+pub(crate) fn reason(value: &str, _: &Limits) -> Result {
+    ensure(is_visible(value), "must not be empty")?;
+    line(value, REASON_LIMIT_CHARACTERS)
+}
+
+/// One line of text.
+fn line(value: &str, limit_characters: usize) -> Result {
+    ensure(
+        fits(&shown_name(value), limit_characters, LINE_LIMIT_BYTES),
+        format!("must be at most {limit_characters} characters and {LINE_LIMIT_BYTES} bytes long"),
+    )?;
+    has_no_controls(value)
+}
+
+fn has_no_controls(value: &str) -> Result {
     let is_direction =
         |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}');
     ensure(
         !value.chars().any(|c| c.is_control() || is_direction(c)),
         "must not contain control or direction characters",
     )
+}
+
+pub(crate) const ROLES: &str = "must be member, moderator or owner";
+
+pub(crate) fn role(value: &str, _: &Limits) -> Result {
+    ensure(matches!(value, "member" | "moderator" | "owner"), ROLES)
+}
+
+pub(crate) fn who_may(value: &str, _: &Limits) -> Result {
+    ensure(matches!(value, "members" | "moderators"), "must be members or moderators")
+}
+
+pub(crate) fn slow_mode_seconds(value: &u32, _: &Limits) -> Result {
+    ensure(*value <= SLOW_MODE_LIMIT_SECONDS, format!("must be from 0 to {SLOW_MODE_LIMIT_SECONDS}"))
+}
+
+/// A time in Unix milliseconds.
+pub(crate) fn time(value: &u64, _: &Limits) -> Result {
+    ensure(*value <= NUMBER_LIMIT, "must be a time in Unix milliseconds")
+}
+
+/// The id of an entry in a list.
+pub(crate) fn entry_id(value: &str, _: &Limits) -> Result {
+    ensure(value.parse::<i64>().is_ok_and(|id| id >= 0), "must be the id of an entry")
 }
 
 pub(crate) fn room_size(value: &u32, limits: &Limits) -> Result {

@@ -165,6 +165,9 @@ pub enum JoinError {
     NoRoom,
     #[error("the room is full")]
     Full,
+    /// A moderator has banned the user from this public room.
+    #[error("banned: a moderator has banned you from this room")]
+    Banned,
     /// The token's user was deleted.
     #[error("there is no such user")]
     NoUser,
@@ -174,6 +177,15 @@ pub enum JoinError {
 }
 
 impl Role {
+    /// Its name for clients.
+    pub fn word(self) -> &'static str {
+        match self {
+            Role::Member => "member",
+            Role::Moderator => "moderator",
+            Role::Owner => "owner",
+        }
+    }
+
     /// The role with this number in the database. A number that this version does not know is a plain member.
     pub fn from_number(number: i64) -> Role {
         match number {

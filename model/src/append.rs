@@ -15,11 +15,14 @@ pub enum Kind {
     Unreact = 4,
     /// A member left or was removed. The store writes it in the transaction that ends the membership.
     Removed = 5,
-    /// The room's title or size changed. Written by the store, too.
+    /// The room's title or size changed. No release has written it.
     RoomChanged = 6,
     /// A user joined or was added. The store writes it in the transaction that begins the membership, in rooms that are
     /// small enough.
     Added = 7,
+    /// Rights or settings changed: its body is a JSON object that says how. The store writes it in the transaction that
+    /// makes the change.
+    Moderated = 8,
     /// A kind that a newer release has added, whatever its number: it is never written. Its row has an offset, so it is
     /// shown as an empty publication: without it, the room's offsets would have a gap for ever.
     Unknown = 255,
@@ -37,6 +40,7 @@ impl Kind {
             5 => Kind::Removed,
             6 => Kind::RoomChanged,
             7 => Kind::Added,
+            8 => Kind::Moderated,
             _ => Kind::Unknown,
         }
     }

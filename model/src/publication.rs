@@ -18,7 +18,7 @@ pub struct Publication {
     /// `Message`: the offset that it replies to. `Edit` to `Unreact`: the offset of the message concerned.
     pub target: Option<Offset>,
     /// `Message`: its current text, `None` once it is deleted. `React`, `Unreact`: the emoji. `Added`, `Removed`: the
-    /// member (see [`member_body`]).
+    /// member (see [`member_body`]). `Moderated`: a JSON object, compact.
     /// `Edit`: the *current* text of the edited message (stored in the message's row), `None` once that is deleted.
     pub body: Option<Arc<str>>,
     /// `Message`: the offset of its last edit.

@@ -37,14 +37,16 @@ enum Event {
     Delete,
     React,
     Member,
+    Moderation,
 }
 
-const EVENTS: [(&str, Event); 5] = [
+const EVENTS: [(&str, Event); 6] = [
     ("message", Event::Message),
     ("edit", Event::Edit),
     ("delete", Event::Delete),
     ("react", Event::React),
     ("member", Event::Member),
+    ("moderation", Event::Moderation),
 ];
 
 impl Events {
@@ -55,6 +57,7 @@ impl Events {
             Kind::Delete => Event::Delete,
             Kind::React | Kind::Unreact => Event::React,
             Kind::Added | Kind::Removed => Event::Member,
+            Kind::Moderated => Event::Moderation,
             // What later releases add is only for those who want everything.
             Kind::RoomChanged | Kind::Unknown => return self.0.is_none(),
         };
@@ -219,11 +222,11 @@ mod tests {
         assert!(hook.events.contain(&publication(Kind::Unknown)));
         let more = format!(
             "name = 'crm'\nurl = 'https://example.org/x'\nsecret_file = '{path}'\nrooms = 'Team-*'\n\
-             events = ['react', 'member']"
+             events = ['react', 'moderation', 'member']"
         );
         let hook = parse(&table(&more)).unwrap();
-        assert_eq!((hook.rooms.as_str(), hook.events.names()), ("team-*", vec!["react", "member"]));
-        let wanted = [Kind::React, Kind::Unreact, Kind::Added, Kind::Removed];
+        assert_eq!((hook.rooms.as_str(), hook.events.names()), ("team-*", vec!["react", "member", "moderation"]));
+        let wanted = [Kind::React, Kind::Unreact, Kind::Added, Kind::Removed, Kind::Moderated];
         assert!(wanted.iter().all(|kind| hook.events.contain(&publication(*kind))));
         let others = [Kind::Message, Kind::Edit, Kind::Delete, Kind::RoomChanged, Kind::Unknown];
         assert!(!others.iter().any(|kind| hook.events.contain(&publication(*kind))));

@@ -21,9 +21,9 @@ pub(crate) enum Verdict {
     Refused(JoinError),
 }
 
-/// The room's id, kind, epoch and last offset, the user's role in it, and the user's name. The first five are `None` if
-/// there is no such room, and the last one if there is no such user.
-type AdmissionRow = (Option<i64>, Option<i64>, Option<String>, Option<i64>, Option<i64>, Option<String>);
+/// The room's id, kind, epoch and last offset, the user's role in it, the user's name, and whether a ban holds. The
+/// first five are `None` if there is no such room, and the name if there is no such user.
+type AdmissionRow = (Option<i64>, Option<i64>, Option<String>, Option<i64>, Option<i64>, Option<String>, bool);
 
 /// One verdict for each pair of a room's name and a user, in the order of `wanted`.
 pub(crate) async fn judge(db: &mut DbConnection, wanted: &[(String, UserId)]) -> Result<Vec<Verdict>, StoreError> {
@@ -33,7 +33,9 @@ pub(crate) async fn judge(db: &mut DbConnection, wanted: &[(String, UserId)]) ->
     let rows = if db.is_postgres() {
         // Without the subquery, PostgreSQL uses only one of the two key columns of `members`, and reads all members of
         // the room.
-        let sql = "SELECT h.room_id, CAST(r.kind AS bigint), r.epoch, h.last_offset, CAST(m.role AS bigint), u.username
+        let sql =
+            "SELECT h.room_id, CAST(r.kind AS bigint), r.epoch, h.last_offset, CAST(m.role AS bigint), u.username,
+              CASE WHEN m.role IS NULL THEN is_banned(r.id, w.user_id, clock_ms()) ELSE false END
             FROM unnest($1, $2) WITH ORDINALITY AS w(name, user_id, n)
             LEFT JOIN rooms r ON r.name = w.name LEFT JOIN heads h ON h.room_id = r.id
             LEFT JOIN users u ON u.id = w.user_id
@@ -41,12 +43,16 @@ pub(crate) async fn judge(db: &mut DbConnection, wanted: &[(String, UserId)]) ->
             ORDER BY w.n";
         db.all(sql, &[Arg::Texts(&names), Arg::Ints(&users)]).await?
     } else {
-        let sql = "SELECT h.room_id, r.kind, r.epoch, h.last_offset, m.role, u.username FROM json_each($1) w
+        let sql = "SELECT h.room_id, r.kind, r.epoch, h.last_offset, m.role, u.username,
+              m.role IS NULL AND EXISTS (SELECT 1 FROM bans b WHERE b.room_id = r.id AND b.user_id = w.value ->> 1
+                AND (b.until IS NULL OR b.until > $2))
+            FROM json_each($1) w
             LEFT JOIN rooms r ON r.name = w.value ->> 0 LEFT JOIN heads h ON h.room_id = r.id
             LEFT JOIN members m ON m.room_id = r.id AND m.user_id = w.value ->> 1
             LEFT JOIN users u ON u.id = w.value ->> 1 ORDER BY w.key";
         let pairs: Vec<_> = names.iter().zip(&users).collect();
-        db.all(sql, &[Arg::Text(&json(&pairs))]).await?
+        let now = db.now().await?;
+        db.all(sql, &[Arg::Text(&json(&pairs)), Arg::Int(now)]).await?
     };
     if rows.len() != wanted.len() {
         return Err(wrong_row_count(rows.len(), wanted.len()));
@@ -57,7 +63,7 @@ pub(crate) async fn judge(db: &mut DbConnection, wanted: &[(String, UserId)]) ->
 
 fn verdict_from(generation: DatabaseGeneration, row: AdmissionRow) -> Verdict {
     match row {
-        (Some(id), _, Some(epoch), Some(offset), Some(role), Some(username)) => Verdict::Admitted(Admission {
+        (Some(id), _, Some(epoch), Some(offset), Some(role), Some(username), _) => Verdict::Admitted(Admission {
             room: RoomId(id),
             epoch: generation.epoch(&epoch),
             offset: offset.unsigned_abs(),
@@ -66,8 +72,9 @@ fn verdict_from(generation: DatabaseGeneration, row: AdmissionRow) -> Verdict {
             joined: false,
             added: None,
         }),
+        (Some(_), Some(0), _, _, None, _, true) => Verdict::Refused(JoinError::Banned),
         // If there is no such user, joining fails.
-        (Some(id), Some(0), Some(epoch), _, None, username) => {
+        (Some(id), Some(0), Some(epoch), _, None, username, false) => {
             let username = username.unwrap_or_default().into();
             Verdict::MayJoin { room: RoomId(id), epoch: generation.epoch(&epoch), username }
         }

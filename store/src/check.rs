@@ -19,7 +19,7 @@ pub(crate) fn refusal(item: &Item) -> Option<Refusal> {
         Kind::Edit => body.is_some() && item.target.is_some(),
         Kind::Delete => body.is_none() && item.target.is_some(),
         Kind::React | Kind::Unreact => body.is_some_and(is_key) && item.target.is_some(),
-        Kind::Removed | Kind::RoomChanged | Kind::Added | Kind::Unknown => false,
+        Kind::Removed | Kind::RoomChanged | Kind::Added | Kind::Moderated | Kind::Unknown => false,
     };
     let has_place_for_meta = item.kind == Kind::Message || item.meta.is_none();
     let texts = [body, item.meta.as_deref()];

@@ -8,12 +8,13 @@ use crate::connection::DbConnection;
 use crate::error::{ApiKeyError, AppendError, CreateUserError, OpenError, RenameError, RoomError, StoreError};
 use crate::generation::DatabaseGeneration;
 use crate::objects::{
-    Account, Addition, ApiKey, AuditEntry, Cursor, DeletedHook, Enrolment, Hook, HookTarget, Join, Login, MemberPage,
-    MessagePage, Move, NewApiKey, NewHook, NewRoom, NewUser, NodeLoad, OtherNode, OutboxRow, OutboxState, Progress,
-    Registration, Removal, Room, UnreadRoom,
+    Account, Addition, ApiKey, AuditEntry, BanPage, Cursor, DeletedHook, Enrolment, Hook, HookTarget, Join, Login,
+    MemberPage, MessagePage, Move, NewApiKey, NewHook, NewRoom, NewUser, NodeLoad, OtherNode, OutboxRow, OutboxState,
+    Progress, Registration, Removal, Room, RoomAuditPage, RoomChange, RoomChanged, UnreadRoom,
 };
 use crate::options::OpenOptions;
 use crate::postgres::{Lead, OutboxListener, Postgres, PostgresBus};
+use crate::rights::{self, Found};
 use crate::sqlite::Sqlite;
 use crate::store::Store;
 use crate::task::Task;
@@ -42,6 +43,8 @@ const WRITERS: usize = 2;
 /// How far polls of revocations go back at least. Each of the three steps of a revocation (the statement that dates it,
 /// the pause after it, and the commit) has the time limit of a call, on whichever node.
 const OVERLAP_MIN_MS: u64 = 30_000;
+/// How often SQLite looks for old entries of the audit log. There no other process deletes rooms.
+const AUDIT_SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
 const SWEEP_RETRY: Duration = Duration::from_secs(30);
 
 /// The database itself, for everything that differs between the two.
@@ -131,8 +134,8 @@ struct Calls {
     write_turns: Turns,
     /// How long a call may take, including the wait for a connection.
     time_limit: Duration,
-    /// How often to look for rooms that another process may have deleted. `None`: there is no other.
-    sweep_interval: Option<Duration>,
+    /// How often to look for rooms that another process may have deleted, and for old entries of the audit log.
+    sweep_interval: Duration,
     /// This process has deleted a room.
     room_deleted: Notify,
     closing: Notify,
@@ -151,7 +154,7 @@ impl Database {
             read_turns: Turns::new(readers),
             write_turns: Turns::new(writers),
             time_limit: options.call_timeout,
-            sweep_interval: is_postgres.then_some(options.sweep_interval),
+            sweep_interval: if is_postgres { options.sweep_interval } else { AUDIT_SWEEP_INTERVAL },
             room_deleted: Notify::new(),
             closing: Notify::new(),
         });
@@ -307,7 +310,7 @@ impl Calls {
                     Ok(true) => {}
                     Ok(false) => tokio::select! {
                         () = self.room_deleted.notified() => {}
-                        () = wait(self.sweep_interval) => {}
+                        () = tokio::time::sleep(self.sweep_interval) => {}
                     },
                     Err(error) => {
                         tracing::warn!(%error, "can't sweep up a deleted room; will retry later");
@@ -320,14 +323,6 @@ impl Calls {
             () = work => {}
             () = self.closing.notified() => {}
         }
-    }
-}
-
-/// `None`: for ever.
-async fn wait(duration: Option<Duration>) {
-    match duration {
-        Some(duration) => tokio::time::sleep(duration).await,
-        None => std::future::pending().await,
     }
 }
 
@@ -646,6 +641,46 @@ impl Store for Database {
             self.published(removal.room, &removal.publication);
         }
         removed
+    }
+
+    async fn change_room(&self, name: &str, actor: UserId, change: RoomChange) -> Result<RoomChanged, RoomError> {
+        require_room_name(name)?;
+        if let Some(key) = change.user_key() {
+            require_user_key(key)?;
+        }
+        require_storable(&change.texts())?;
+        self.allowances.take_write(actor)?;
+        let found = match &change {
+            RoomChange::Ban { user_key, delete_since: Some(since), .. } => {
+                let find = async |db: &mut _| rights::find_messages(db, name, actor, user_key, *since).await;
+                self.calls.read_for(actor, find).await?
+            }
+            _ => Found::default(),
+        };
+        let changed =
+            self.calls.change_for(actor, async |db| rights::change(db, name, actor, &change, &found).await).await;
+        if let Ok(changed) = &changed {
+            for publication in &changed.publications {
+                self.published(changed.room, publication);
+            }
+        }
+        changed
+    }
+
+    async fn bans(&self, name: &str, actor: UserId, after: Option<UserId>, limit: usize) -> Result<BanPage, RoomError> {
+        require_room_name(name)?;
+        self.calls.read_for(actor, async |db| rights::bans(db, name, actor, after, limit).await).await
+    }
+
+    async fn room_audit(
+        &self,
+        name: &str,
+        actor: UserId,
+        before: Option<i64>,
+        limit: usize,
+    ) -> Result<RoomAuditPage, RoomError> {
+        require_room_name(name)?;
+        self.calls.read_for(actor, async |db| rights::audit(db, name, actor, before, limit).await).await
     }
 
     async fn add_member(&self, name: &str, actor: UserId, member_key: &str) -> Result<Addition, RoomError> {

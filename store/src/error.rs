@@ -96,6 +96,18 @@ pub enum RoomError {
     NoRoom,
     #[error("the room is full")]
     Full,
+    /// From a public room. For those who are banned from a private one, it does not exist.
+    #[error("banned: a moderator has banned this user from the room")]
+    Banned,
+    #[error("the room would have no owner; make somebody else an owner first")]
+    LastOwner,
+    /// The new size of a room is below the number of its members.
+    #[error("the room has more members than that")]
+    TooSmall,
+    #[error("there is no such message, or it was deleted")]
+    NoMessage,
+    #[error("the room has 50 pinned messages, which is as many as allowed; unpin one that nobody needs")]
+    TooManyPins,
     #[error("this room name is taken")]
     NameTaken,
     #[error("there is no such user")]

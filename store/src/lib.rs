@@ -10,7 +10,7 @@
 //! | entry points | `tools`, `migrate`, `open`, `inspect` |
 //! | the trait on either database | `database`, `allowance`, `turns` |
 //! | the two databases | `sqlite`, `postgres` |
-//! | queries that run on both | `admission`, `rooms`, `search`, `markers`, `positions`, `history` |
+//! | queries that run on both | `admission`, `rooms`, `rights`, `search`, `markers`, `positions`, `history` |
 //! | queries about users | `users`, `api_keys` |
 //! | what these need | `connection`, `generation`, `migrations`, `tables`, `sum`, `check` |
 //! | the interface | `store`, `unwritten`, `commits`, `options`, `objects`, `data_folder`, `incarnation` |
@@ -49,6 +49,7 @@ mod options;
 mod outbox;
 mod positions;
 mod postgres;
+mod rights;
 mod rooms;
 mod search;
 mod sqlite;
@@ -68,10 +69,11 @@ pub use commits::{Commits, Following, News};
 pub use data_folder::DataFolder;
 pub use error::{ApiKeyError, AppendError, CreateUserError, OpenError, RenameError, RoomError, StoreError};
 pub use objects::{
-    Account, Addition, ApiKey, AuditEntry, Batch, Cursor, DeletedHook, Enrolment, Hook, HookTarget, Join, Login,
-    MemberEntry, MemberPage, Message, MessagePage, Move, NewApiKey, NewHook, NewRoom, NewUser, NodeLoad, OtherNode,
-    OutboxRow, OutboxState, Position, Progress, Reaction, Registration, Removal, Room, RoomKind, Scopes, UnreadRoom,
-    UsersBy,
+    Account, Addition, ApiKey, AuditEntry, Ban, BanPage, Batch, Cursor, DeletedHook, Enrolment, Hook, HookTarget, Join,
+    Login, MemberEntry, MemberPage, Message, MessagePage, Move, NewApiKey, NewHook, NewRoom, NewUser, NodeLoad,
+    OtherNode, OutboxRow, OutboxState, Position, Progress, Reaction, Registration, Removal, Room, RoomAuditEntry,
+    RoomAuditPage, RoomChange, RoomChanged, RoomKind, RoomSettings, Scopes, SettingsChange, UnreadRoom, UsersBy,
+    WhoMay,
 };
 pub use open::open;
 pub use options::{DatabaseUrl, OpenOptions};

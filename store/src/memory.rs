@@ -2,6 +2,8 @@
 //! runs on it, and the test suite compares the databases with it. So it decides for itself, one item after the other,
 //! in the simplest way.
 
+mod rights;
+
 use crate::api_keys::KEYS_LIMIT;
 use crate::check::{is_storable, refusal, require_storable, rows_limit};
 use crate::commits::Commits;
@@ -9,13 +11,16 @@ use crate::connection::unix_millis;
 use crate::error::{ApiKeyError, AppendError, CreateUserError, RenameError, RoomError, StoreError};
 use crate::history::{PAGE_ITEMS_LIMIT, more};
 use crate::hooks::CANNOT_MANAGE;
+use crate::memory::rights::{StoredAudit, StoredBan};
 use crate::names;
 use crate::objects::{
-    Account, Addition, ApiKey, AuditEntry, Batch, Cursor, DeletedHook, Enrolment, Hook, HookTarget, Join, Login,
-    MemberEntry, MemberPage, Message, MessagePage, Move, NewApiKey, NewHook, NewRoom, NewUser, Position, Progress,
-    Reaction, Registration, Removal, Room, RoomKind, UnreadRoom,
+    Account, Addition, ApiKey, AuditEntry, BanPage, Batch, Cursor, DeletedHook, Enrolment, Hook, HookTarget, Join,
+    Login, MemberEntry, MemberPage, Message, MessagePage, Move, NewApiKey, NewHook, NewRoom, NewUser, Position,
+    Progress, Reaction, Registration, Removal, Room, RoomAuditPage, RoomChange, RoomChanged, RoomKind, RoomSettings,
+    UnreadRoom, WhoMay,
 };
 use crate::options::OpenOptions;
+use crate::rights::{BANNED_STAYS_OUT, Told};
 use crate::rooms::{CANNOT_ADD, CANNOT_DELETE, CANNOT_REMOVE, OWNER_STAYS, RESERVED_NAMES_LIMIT, may_remove};
 use crate::store::Store;
 use crate::unwritten::UnwrittenMarkers;
@@ -56,6 +61,7 @@ pub struct MemoryStore {
     /// By name: when it was added, and the key.
     api_keys: BTreeMap<String, (UnixMillis, NewApiKey)>,
     audit: Vec<AuditEntry>,
+    room_audit: Vec<StoredAudit>,
     /// By key: the name as it was shown, and whose it was.
     former_names: BTreeMap<String, (Arc<str>, UserId)>,
     /// See [`crate::OpenOptions`].
@@ -88,6 +94,13 @@ struct StoredRoom {
     slow_mode_seconds: u32,
     /// 0: members, 1: moderators, 2: nobody.
     who_may_post: u8,
+    topic: String,
+    who_may_invite: WhoMay,
+    bans: BTreeMap<UserId, StoredBan>,
+    /// Until when users are silenced, members or not.
+    silences: BTreeMap<UserId, UnixMillis>,
+    /// When messages were pinned, and their offsets.
+    pins: Vec<(UnixMillis, Offset)>,
     /// The row at `offset - 1`.
     log: Vec<LogRow>,
     ids: BTreeMap<(UserId, Arc<str>), Offset>,
@@ -152,6 +165,7 @@ impl Default for MemoryStore {
             unwritten: UnwrittenMarkers::default(),
             api_keys: BTreeMap::new(),
             audit: Vec::new(),
+            room_audit: Vec::new(),
             former_names: BTreeMap::new(),
             join_leave_limit: OpenOptions::default().join_leave_limit,
             readers: BTreeMap::new(),
@@ -341,15 +355,23 @@ impl MemoryStore {
     }
 
     /// [`Store::admit_members`].
-    pub fn admit_members(&self, wanted: &[(String, UserId)]) -> Vec<Result<Option<Admission>, JoinError>> {
-        wanted.iter().map(|(name, user)| self.admit_member(name, *user)).collect()
+    pub fn admit_members(
+        &self,
+        now: UnixMillis,
+        wanted: &[(String, UserId)],
+    ) -> Vec<Result<Option<Admission>, JoinError>> {
+        wanted.iter().map(|(name, user)| self.admit_member(now, name, *user)).collect()
     }
 
-    fn admit_member(&self, name: &str, user: UserId) -> Result<Option<Admission>, JoinError> {
+    fn admit_member(&self, now: UnixMillis, name: &str, user: UserId) -> Result<Option<Admission>, JoinError> {
         let id = self.room_id(name).ok_or(JoinError::NoRoom)?;
         let room = self.rooms.get(&id).ok_or(JoinError::NoRoom)?;
         let Some(member) = room.members.get(&user) else {
-            return if room.kind == RoomKind::Private { Err(JoinError::NoRoom) } else { Ok(None) };
+            return match room.kind {
+                RoomKind::Public if room.is_banned(user, now) => Err(JoinError::Banned),
+                RoomKind::Public => Ok(None),
+                RoomKind::Private => Err(JoinError::NoRoom),
+            };
         };
         let head = self.head(id, room);
         let Membership { role, .. } = *member;
@@ -364,12 +386,12 @@ impl MemoryStore {
     }
 
     fn admit_one(&mut self, now: UnixMillis, name: &str, user: UserId) -> Result<Admission, JoinError> {
-        if let Some(admission) = self.admit_member(name, user)? {
+        if let Some(admission) = self.admit_member(now, name, user)? {
             return Ok(admission);
         }
         let id = self.room_id(name).ok_or(JoinError::NoRoom)?;
         let (joined, added) = self.join_room(now, id, user, user)?;
-        let admission = self.admit_member(name, user)?.ok_or(JoinError::NoRoom)?;
+        let admission = self.admit_member(now, name, user)?.ok_or(JoinError::NoRoom)?;
         Ok(Admission { joined, added: added.map(Box::new), ..admission })
     }
 
@@ -385,6 +407,9 @@ impl MemoryStore {
         if room.members.contains_key(&user) {
             return Ok((false, None));
         }
+        if room.is_banned(user, now) {
+            return Err(JoinError::Banned);
+        }
         if room.members.len() >= room.size as usize {
             return Err(JoinError::Full);
         }
@@ -393,7 +418,8 @@ impl MemoryStore {
         }
         // Nothing from before the join is unread.
         let read = Marker { offset: room.log.len() as u64, number: room.number };
-        let membership = Membership::new(Role::Member, now, read);
+        let silenced_until = room.silences.get(&user).copied().filter(|until| *until > now);
+        let membership = Membership { silenced_until, ..Membership::new(Role::Member, now, read) };
         room.members.insert(user, membership);
         if room.members.len() as u64 > self.join_leave_limit {
             return Ok((true, None));
@@ -621,6 +647,11 @@ impl MemoryStore {
             number: 0,
             slow_mode_seconds: 0,
             who_may_post: 0,
+            topic: String::new(),
+            who_may_invite: RoomSettings::default().who_may_invite,
+            bans: BTreeMap::new(),
+            silences: BTreeMap::new(),
+            pins: Vec::new(),
             log: Vec::new(),
             ids: BTreeMap::new(),
             reactions: BTreeMap::new(),
@@ -648,13 +679,18 @@ impl MemoryStore {
             offset: head.offset,
             unread: membership.map(|m| room.unread(viewer, self.read(id, viewer, m).offset)),
             role: membership.map(|m| m.role),
+            settings: room.settings(),
+            pins: Vec::new(),
         })
     }
 
     /// [`Store::room`].
     pub fn room(&self, name: &str, viewer: UserId) -> Option<Room> {
         let id = self.room_id(name)?;
-        self.view(id, self.rooms.get(&id)?, viewer)
+        let stored = self.rooms.get(&id)?;
+        let room = self.view(id, stored, viewer)?;
+        let pins = if room.role.is_some() { MemoryStore::pins(stored) } else { Vec::new() };
+        Some(Room { pins, ..room })
     }
 
     fn look_up(&self, name: &str, actor: UserId) -> Result<(RoomId, &StoredRoom, Option<Role>), RoomError> {
@@ -745,14 +781,22 @@ impl MemoryStore {
             return Err(RoomError::NotAllowed(CANNOT_ADD));
         }
         let user = self.user_id(member_key).ok_or(RoomError::NoUser)?;
-        let (joined, publication) = self.join_room(now, id, user, actor)?;
+        let (joined, publication) = self.join_room(now, id, user, actor).map_err(|error| match error {
+            JoinError::Banned => RoomError::NotAllowed(BANNED_STAYS_OUT),
+            error => error.into(),
+        })?;
         let (_, room, _) = self.look_up(name, actor)?;
         let member = room.members.get(&user).map(|m| self.entry(user, m)).ok_or(RoomError::NoUser)?;
         Ok(Addition { room: id, member, joined, publication })
     }
 
     fn entry(&self, user: UserId, membership: &Membership) -> MemberEntry {
-        MemberEntry { user: self.user(user), role: membership.role, joined_at: membership.joined_at }
+        MemberEntry {
+            user: self.user(user),
+            role: membership.role,
+            joined_at: membership.joined_at,
+            silenced_until: membership.silenced_until,
+        }
     }
 
     /// [`Store::remove_member`].
@@ -770,10 +814,14 @@ impl MemoryStore {
             return Err(RoomError::NotAllowed(CANNOT_REMOVE));
         }
         let role = room.members.get(&member).map(|m| m.role).ok_or(RoomError::NotMember)?;
-        may_remove(leaving, actor_role, role)?;
+        may_remove(leaving, actor_role, role, room.is_last_owner(member))?;
         let room = self.rooms.get_mut(&id).ok_or(RoomError::NoRoom)?;
         room.members.remove(&member);
         let publication = self.publish_change(now, id, Kind::Removed, actor, member).ok_or(RoomError::NoRoom)?;
+        if !leaving {
+            let Told { word, body } = Told::removed(&self.user(member));
+            self.record(now, id, actor, word, Some(member), body);
+        }
         Ok(Removal { room: id, member, publication })
     }
 
@@ -1091,6 +1139,7 @@ impl StoredRoom {
                     meant.deleted = Some(offset);
                 }
                 self.reactions.retain(|(of, _), _| *of != target);
+                self.pins.retain(|(_, pinned)| *pinned != target);
             }
             (Kind::React, Some(emoji)) => {
                 let kind = self.reactions.entry((target, Arc::clone(emoji)));
@@ -1166,7 +1215,7 @@ impl Store for SharedMemoryStore {
         &self,
         wanted: &[(String, UserId)],
     ) -> Result<Vec<Result<Option<Admission>, JoinError>>, StoreError> {
-        Ok(self.lock().admit_members(wanted))
+        Ok(self.lock().admit_members(now(), wanted))
     }
 
     async fn admit(&self, wanted: &[(String, UserId)]) -> Result<Vec<Result<Admission, JoinError>>, StoreError> {
@@ -1347,6 +1396,25 @@ impl Store for SharedMemoryStore {
         self.lock().remove_member(now(), name, actor, member_key)
     }
 
+    async fn change_room(&self, name: &str, actor: UserId, change: RoomChange) -> Result<RoomChanged, RoomError> {
+        require_storable(&change.texts())?;
+        self.lock().change_room(now(), name, actor, &change)
+    }
+
+    async fn bans(&self, name: &str, actor: UserId, after: Option<UserId>, limit: usize) -> Result<BanPage, RoomError> {
+        self.lock().bans(now(), name, actor, after, limit)
+    }
+
+    async fn room_audit(
+        &self,
+        name: &str,
+        actor: UserId,
+        before: Option<i64>,
+        limit: usize,
+    ) -> Result<RoomAuditPage, RoomError> {
+        self.lock().room_audit(name, actor, before, limit)
+    }
+
     async fn add_member(&self, name: &str, actor: UserId, member_key: &str) -> Result<Addition, RoomError> {
         self.lock().add_member(now(), name, actor, member_key)
     }
@@ -1360,10 +1428,10 @@ impl Store for SharedMemoryStore {
     ) -> Result<MemberPage, RoomError> {
         let store = self.lock();
         let (_, room, role) = store.look_up(name, viewer)?;
-        if role.is_none() {
-            return Err(RoomError::NotMember);
-        }
-        Ok(store.member_page(room, after, limit))
+        let role = role.ok_or(RoomError::NotMember)?;
+        let mut page = store.member_page(room, after, limit);
+        page.show_silences(viewer, role, now());
+        Ok(page)
     }
 
     async fn delete_room(&self, name: &str, actor: UserId, reserved_ms: u64) -> Result<RoomId, RoomError> {

@@ -102,7 +102,7 @@ async fn receive(
     for table in &TABLES {
         sums.push(copy(source, receiver, table, say).await?);
     }
-    for table in ["users", "rooms", "audit", "hooks"] {
+    for table in ["users", "rooms", "audit", "hooks", "room_audit"] {
         receiver.continue_ids(table, source.last_id(table).await?).await?;
     }
     receiver.record(source.generation, &source.meta).await?;

@@ -27,6 +27,7 @@ pub(crate) const SQLITE: &[Migration] = &[
     (15, "meta", include_str!("../../migrations/sqlite/0015_meta.sql")),
     (16, "batches", include_str!("../../migrations/sqlite/0016_batches.sql")),
     (17, "silences", include_str!("../../migrations/sqlite/0017_silences.sql")),
+    (18, "moderation", include_str!("../../migrations/sqlite/0018_moderation.sql")),
 ];
 
 pub(crate) const POSTGRES: &[Migration] = &[
@@ -55,6 +56,7 @@ pub(crate) const POSTGRES: &[Migration] = &[
     (23, "node loads", include_str!("../../migrations/postgres/0023_node_loads.sql")),
     (24, "silences", include_str!("../../migrations/postgres/0024_silences.sql")),
     (25, "judgement", include_str!("../../migrations/postgres/0025_judgement.sql")),
+    (26, "moderation", include_str!("../../migrations/postgres/0026_moderation.sql")),
 ];
 
 /// Changing the schema of a large database takes long, and an administrator can see that the database is at work.

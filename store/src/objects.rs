@@ -81,6 +81,192 @@ pub struct NewRoom {
     pub owner: UserId,
 }
 
+/// Who may do something in a room. The numbers are those in the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhoMay {
+    Members = 0,
+    Moderators = 1,
+    Nobody = 2,
+}
+
+impl WhoMay {
+    /// The one with this number in the database. Nobody may do what only a newer release understands.
+    pub(crate) fn from_number(number: i64) -> WhoMay {
+        match number {
+            0 => WhoMay::Members,
+            1 => WhoMay::Moderators,
+            _ => WhoMay::Nobody,
+        }
+    }
+
+    /// Its name for clients.
+    pub fn word(self) -> &'static str {
+        match self {
+            WhoMay::Members => "members",
+            WhoMay::Moderators => "moderators",
+            WhoMay::Nobody => "nobody",
+        }
+    }
+}
+
+/// What the owners of a room can set, besides its title, kind and size.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoomSettings {
+    pub topic: String,
+    /// Between two messages of a member; 0: no slow mode.
+    pub slow_mode_seconds: u32,
+    pub who_may_post: WhoMay,
+    pub who_may_invite: WhoMay,
+}
+
+impl RoomSettings {
+    pub(crate) fn from_row(topic: String, slow_mode_seconds: i64, post: i64, invite: i64) -> RoomSettings {
+        RoomSettings {
+            topic,
+            slow_mode_seconds: u32::try_from(slow_mode_seconds).unwrap_or(0),
+            who_may_post: WhoMay::from_number(post),
+            who_may_invite: WhoMay::from_number(invite),
+        }
+    }
+}
+
+/// Those of a new room.
+impl Default for RoomSettings {
+    fn default() -> RoomSettings {
+        let (who_may_post, who_may_invite) = (WhoMay::Members, WhoMay::Moderators);
+        RoomSettings { topic: String::new(), slow_mode_seconds: 0, who_may_post, who_may_invite }
+    }
+}
+
+/// New settings of a room; `None` leaves one as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SettingsChange {
+    pub title: Option<String>,
+    pub topic: Option<String>,
+    pub private: Option<bool>,
+    pub size: Option<u32>,
+    pub slow_mode_seconds: Option<u32>,
+    pub who_may_post: Option<WhoMay>,
+    pub who_may_invite: Option<WhoMay>,
+}
+
+/// A change of rights or settings in a room. Users are given by their folded names, or former ones.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RoomChange {
+    /// For owners. The last owner can't step down.
+    Role {
+        user_key: String,
+        role: Role,
+    },
+    /// Removes the user, if a member, who can't become one again until the ban ends (`None`: never). A ban that holds
+    /// is replaced.
+    Ban {
+        user_key: String,
+        until: Option<UnixMillis>,
+        reason: Option<String>,
+        /// The user's messages since then are deleted, newest first, at most 500 at a time.
+        delete_since: Option<UnixMillis>,
+    },
+    Unban {
+        user_key: String,
+    },
+    /// The member can't post until then, not even after leaving and coming back.
+    Silence {
+        user_key: String,
+        until: UnixMillis,
+        reason: Option<String>,
+    },
+    Unsilence {
+        user_key: String,
+    },
+    /// For owners.
+    Settings(SettingsChange),
+    /// A message that exists. A room has at most 50 pins.
+    Pin(Offset),
+    Unpin(Offset),
+}
+
+impl RoomChange {
+    /// The user whom it concerns.
+    pub(crate) fn user_key(&self) -> Option<&str> {
+        match self {
+            RoomChange::Role { user_key, .. }
+            | RoomChange::Ban { user_key, .. }
+            | RoomChange::Unban { user_key }
+            | RoomChange::Silence { user_key, .. }
+            | RoomChange::Unsilence { user_key } => Some(user_key),
+            RoomChange::Settings(_) | RoomChange::Pin(_) | RoomChange::Unpin(_) => None,
+        }
+    }
+
+    /// The texts that it stores.
+    pub(crate) fn texts(&self) -> Vec<&str> {
+        match self {
+            RoomChange::Ban { reason, .. } | RoomChange::Silence { reason, .. } => {
+                reason.iter().map(|it| &**it).collect()
+            }
+            RoomChange::Settings(settings) => {
+                [&settings.title, &settings.topic].into_iter().flatten().map(|it| &**it).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// The result of a change of rights or settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoomChanged {
+    pub room: RoomId,
+    /// The user whom it concerns.
+    pub subject: Option<User>,
+    /// What is to be shown in the room, in this order. Empty: nothing has changed.
+    pub publications: Vec<Publication>,
+    /// Messages that a ban has deleted.
+    pub deleted: u64,
+    /// Whether the same ban would delete more.
+    pub more: bool,
+}
+
+/// A ban that holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ban {
+    pub user: User,
+    /// `None`: for ever.
+    pub until: Option<UnixMillis>,
+    pub reason: Option<String>,
+    /// Who has banned the user.
+    pub by: User,
+    pub at: UnixMillis,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BanPage {
+    pub bans: Vec<Ban>,
+    /// Whether there are more.
+    pub more: bool,
+}
+
+/// Something that an owner or a moderator has done in a room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoomAuditEntry {
+    pub id: i64,
+    pub at: UnixMillis,
+    pub actor: User,
+    /// The first word of the publication's id, or `deleted`.
+    pub action: String,
+    pub target: Option<User>,
+    /// A JSON object: the body of the publication, if it has one.
+    pub detail: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoomAuditPage {
+    /// Newest first.
+    pub entries: Vec<RoomAuditEntry>,
+    /// Whether there are older ones.
+    pub more: bool,
+}
+
 /// A room as one user sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Room {
@@ -96,6 +282,9 @@ pub struct Room {
     /// viewer who is not a member.
     pub unread: Option<Number>,
     pub role: Option<Role>,
+    pub settings: RoomSettings,
+    /// The offsets of the pinned messages, the latest pin first. Only `Store::room` tells them, and only to members.
+    pub pins: Vec<Offset>,
 }
 
 /// A member in the list of a room's members.
@@ -104,6 +293,8 @@ pub struct MemberEntry {
     pub user: User,
     pub role: Role,
     pub joined_at: UnixMillis,
+    /// Until when the member is silenced. Only owners and moderators see this of others.
+    pub silenced_until: Option<UnixMillis>,
 }
 
 /// The result of joining a room: the user is a member now.
@@ -151,6 +342,16 @@ pub struct Removal {
 pub struct MemberPage {
     pub members: Vec<MemberEntry>,
     pub count: u32,
+}
+
+impl MemberPage {
+    /// Leaves out the silences that are over, and those that a viewer with this role must not see.
+    pub(crate) fn show_silences(&mut self, viewer: UserId, role: Role, now: UnixMillis) {
+        for member in &mut self.members {
+            let may_see = role >= Role::Moderator || member.user.id == viewer;
+            member.silenced_until = member.silenced_until.filter(|until| may_see && *until > now);
+        }
+    }
 }
 
 /// Which messages a page holds.

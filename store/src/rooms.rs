@@ -5,8 +5,11 @@ use crate::connection::{Arg, DbConnection};
 use crate::error::{RoomError, StoreError};
 use crate::generation::{DatabaseGeneration, random_word};
 use crate::markers::{NewerMarkers, unread_sql};
-use crate::objects::{Account, Addition, Enrolment, Join, MemberEntry, MemberPage, NewRoom, Removal, Room, RoomKind};
+use crate::objects::{
+    Account, Addition, Enrolment, Join, MemberEntry, MemberPage, NewRoom, Removal, Room, RoomKind, RoomSettings,
+};
 use crate::postgres::rooms as postgres;
+use crate::rights::{self, BANNED_STAYS_OUT, Told};
 use crate::{names, search, users};
 use std::collections::HashMap;
 use uproar_model::{
@@ -21,15 +24,16 @@ pub(crate) const RESERVED_NAMES_LIMIT: usize = 100;
 pub(crate) const CANNOT_ADD: &str = "only the owner and moderators can add members";
 pub(crate) const CANNOT_REMOVE: &str = "only the owner and moderators can remove members";
 pub(crate) const CANNOT_DELETE: &str = "only the owner can delete the room";
-pub(crate) const CANNOT_LEAVE: &str = "the owner can't leave; delete the room instead";
-pub(crate) const OWNER_STAYS: &str = "the owner can't be removed";
+pub(crate) const CANNOT_LEAVE: &str = "the last owner can't leave; make somebody else an owner, or delete the room";
+pub(crate) const OWNER_STAYS: &str = "an owner can't be removed";
 pub(crate) const MODERATOR_STAYS: &str = "only the owner can remove moderators";
 
-/// id, name, title, kind, size, members, epoch, last offset, the viewer's role, and how much the viewer has not read.
-type RoomRow = (i64, String, String, i64, i64, i64, String, i64, Option<i64>, i64);
+/// id, name, title, kind, size, members, epoch, last offset, the viewer's role, how much the viewer has not read,
+/// topic, seconds of slow mode, who may post, who may invite.
+type RoomRow = (i64, String, String, i64, i64, i64, String, i64, Option<i64>, i64, String, i64, i64, i64);
 
 fn room_from(generation: DatabaseGeneration, row: RoomRow) -> Room {
-    let (id, name, title, kind, size, members, epoch, last_offset, role, unread) = row;
+    let (id, name, title, kind, size, members, epoch, last_offset, role, unread, topic, slow_mode, post, invite) = row;
     Room {
         id: RoomId(id),
         name,
@@ -41,6 +45,8 @@ fn room_from(generation: DatabaseGeneration, row: RoomRow) -> Room {
         offset: last_offset.unsigned_abs(),
         unread: role.map(|_| unread.unsigned_abs()),
         role: role.map(Role::from_number),
+        settings: RoomSettings::from_row(topic, slow_mode, post, invite),
+        pins: Vec::new(),
     }
 }
 
@@ -102,10 +108,13 @@ pub(crate) async fn create(db: &mut DbConnection, room: &NewRoom, owned_limit: O
         offset: 0,
         unread: Some(0),
         role: Some(Role::Owner),
+        settings: RoomSettings::default(),
+        pins: Vec::new(),
     })
 }
 
-/// The read marker starts at the head: nothing from before the join is unread. `false`: there is no such user.
+/// The read marker starts at the head: nothing from before the join is unread. Who was silenced still is. `false`:
+/// there is no such user.
 async fn insert_member(
     db: &mut DbConnection,
     room: RoomId,
@@ -113,8 +122,9 @@ async fn insert_member(
     role: Role,
     now: i64,
 ) -> Result<bool, sqlx::Error> {
-    let sql = "INSERT INTO members (room_id, user_id, role, joined_at, read_offset, read_number)
-        SELECT h.room_id, u.id, CAST($3 AS smallint), $4, h.last_offset, h.last_number
+    let sql = "INSERT INTO members (room_id, user_id, role, joined_at, read_offset, read_number, silenced_until)
+        SELECT h.room_id, u.id, CAST($3 AS smallint), $4, h.last_offset, h.last_number,
+          (SELECT s.until FROM silences s WHERE s.room_id = h.room_id AND s.user_id = u.id AND s.until > $4)
         FROM heads h, users u WHERE h.room_id = $1 AND u.id = $2";
     let args = [Arg::Int(room.0), Arg::Int(user.0), Arg::Int(role as i64), Arg::Int(now)];
     Ok(db.execute(sql, &args).await? == 1)
@@ -144,7 +154,8 @@ macro_rules! rooms_sql {
             "SELECT r.id, r.name, r.title, CAST(r.kind AS bigint), CAST(r.size AS bigint), CAST(r.members AS bigint),
                 r.epoch, h.last_offset, CAST(m.role AS bigint), ",
             unread_sql!($read_offset, "$1"),
-            " FROM ",
+            ", r.topic, CAST(h.slow_mode_seconds AS bigint), CAST(h.who_may_post AS bigint),
+                CAST(r.who_may_invite AS bigint) FROM ",
             $from,
             " JOIN heads h ON h.room_id = r.id LEFT JOIN members m ON m.room_id = r.id AND m.user_id = $1
             WHERE r.kind = 0 OR m.user_id IS NOT NULL ORDER BY r.name"
@@ -152,7 +163,8 @@ macro_rules! rooms_sql {
     };
 }
 
-/// A room as this viewer sees it. A marker in `newer` counts if it is ahead of the stored one.
+/// A room as this viewer sees it, with its pins for a member. A marker in `newer` counts if it is ahead of the stored
+/// one.
 pub(crate) async fn find(
     db: &mut DbConnection,
     name: &str,
@@ -166,8 +178,12 @@ pub(crate) async fn find(
     };
     let newer = NewerMarkers::new(db, newer);
     let args = newer.after(&[Arg::Int(viewer.0), Arg::Text(name)]);
-    let found = db.optional(sql, &args).await?;
-    Ok(found.map(|row| room_from(db.generation(), row)))
+    let Some(row) = db.optional(sql, &args).await? else { return Ok(None) };
+    let mut room = room_from(db.generation(), row);
+    if room.role.is_some() {
+        room.pins = rights::pins(db, room.id).await?;
+    }
+    Ok(Some(room))
 }
 
 /// The rooms that this viewer can see and that match the query, by name.
@@ -218,6 +234,7 @@ pub(crate) async fn join_all(
                 Ok(membership) => Ok(membership),
                 Err(RoomError::NoUser) => Err(JoinError::NoUser),
                 Err(RoomError::Full) => Err(JoinError::Full),
+                Err(RoomError::Banned) => Err(JoinError::Banned),
                 Err(RoomError::Store(error)) => return Err(error),
                 Err(_) => Err(JoinError::NoRoom),
             });
@@ -268,11 +285,14 @@ async fn join_sqlite(
         let (role, joined_at) = (Role::from_number(role), joined_at.unsigned_abs());
         return Ok(Ok(Membership { role, joined_at, offset, is_new: false, publication: None }));
     }
+    let now = db.now().await?;
+    if rights::is_banned(db, room, user, now).await? {
+        return Ok(Err(JoinError::Banned));
+    }
     if members >= size {
         return Ok(Err(JoinError::Full));
     }
     let (Some(username), Some(actor_name)) = (username, actor_name) else { return Ok(Err(JoinError::NoUser)) };
-    let now = db.now().await?;
     if !insert_member(db, room, user, Role::Member, now).await? {
         return Ok(Err(JoinError::NoUser));
     }
@@ -288,16 +308,15 @@ async fn join_sqlite(
     Ok(Ok(Membership { role: Role::Member, joined_at: now.unsigned_abs(), offset, is_new: true, publication }))
 }
 
-/// A change of membership as it is stored in the log.
+/// A change of a room as it is stored in the log.
 pub(crate) struct Change {
     pub offset: i64,
     pub number: i64,
     pub time: i64,
-    /// `Added` or `Removed`.
     pub kind: Kind,
     pub actor: User,
     pub id: String,
-    pub body: String,
+    pub body: Option<String>,
 }
 
 impl From<Change> for Publication {
@@ -311,7 +330,7 @@ impl From<Change> for Publication {
             id: id.into(),
             time: time.unsigned_abs(),
             target: None,
-            body: Some(body.into()),
+            body: body.map(Into::into),
             edited: None,
             deleted: None,
             meta: None,
@@ -328,12 +347,25 @@ async fn publish_change(
     member: &User,
     now: i64,
 ) -> Result<Publication, StoreError> {
+    let word = if kind == Kind::Added { "added" } else { "removed" };
+    append_change(db, room, kind, word, actor, member_body(member.id, &member.username), now).await
+}
+
+/// Appends a publication that the store itself writes, in a transaction on SQLite. `word`: its id begins with it.
+pub(crate) async fn append_change(
+    db: &mut DbConnection,
+    room: RoomId,
+    kind: Kind,
+    word: &str,
+    actor: User,
+    body: String,
+    now: i64,
+) -> Result<Publication, StoreError> {
     let sql = "UPDATE heads SET last_offset = last_offset + 1 WHERE room_id = $1 RETURNING last_offset, last_number";
     let head = db.optional::<(i64, i64)>(sql, &[Arg::Int(room.0)]).await?;
     let (offset, number) = head.ok_or_else(|| StoreError::Failed("the head of a room is missing".to_owned()))?;
-    let word = if kind == Kind::Added { "added" } else { "removed" };
     // Unique, as the offset is; no sender's id begins with a tilde.
-    let (id, body) = (format!("~{word}-{offset}"), member_body(member.id, &member.username));
+    let id = format!("~{word}-{offset}");
     let sql = "INSERT INTO messages (room_id, room_offset, number, kind, user_id, client_id, body, created_at)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
     let args = [
@@ -347,7 +379,7 @@ async fn publish_change(
         Arg::Int(now),
     ];
     db.execute(sql, &args).await?;
-    Ok(Change { offset, number, time: now, kind, actor, id, body }.into())
+    Ok(Change { offset, number, time: now, kind, actor, id, body: Some(body) }.into())
 }
 
 impl From<JoinError> for RoomError {
@@ -355,6 +387,7 @@ impl From<JoinError> for RoomError {
         match error {
             JoinError::NoRoom => RoomError::NoRoom,
             JoinError::Full => RoomError::Full,
+            JoinError::Banned => RoomError::Banned,
             JoinError::NoUser => RoomError::NoUser,
             JoinError::TooOften { wait_ms } => RoomError::TooOften { wait_ms },
         }
@@ -412,12 +445,13 @@ async fn find_member(
     room: RoomId,
     account: &Account,
 ) -> Result<Option<MemberEntry>, StoreError> {
-    let sql = "SELECT CAST(role AS bigint), joined_at FROM members WHERE room_id = $1 AND user_id = $2";
-    let row = db.optional::<(i64, i64)>(sql, &[Arg::Int(room.0), Arg::Int(account.id.0)]).await?;
-    Ok(row.map(|(role, joined_at)| MemberEntry {
+    let sql = "SELECT CAST(role AS bigint), joined_at, silenced_until FROM members WHERE room_id = $1 AND user_id = $2";
+    let row = db.optional::<(i64, i64, Option<i64>)>(sql, &[Arg::Int(room.0), Arg::Int(account.id.0)]).await?;
+    Ok(row.map(|(role, joined_at, silenced_until)| MemberEntry {
         user: User::from(account),
         role: Role::from_number(role),
         joined_at: joined_at.unsigned_abs(),
+        silenced_until: silenced_until.map(i64::unsigned_abs),
     }))
 }
 
@@ -441,9 +475,12 @@ pub(crate) async fn add_member(
     shown_limit: u64,
 ) -> Result<Addition, RoomError> {
     let (room, account) = check_addition(db, name, actor, member_key).await?;
-    let Membership { role, joined_at, is_new, publication, .. } =
-        join(db, room, account.id, Some(actor), shown_limit).await?;
-    let member = MemberEntry { user: User::from(&account), role, joined_at };
+    let joined = join(db, room, account.id, Some(actor), shown_limit).await;
+    let Membership { role, joined_at, is_new, publication, .. } = joined.map_err(|error| match error {
+        RoomError::Banned => RoomError::NotAllowed(BANNED_STAYS_OUT),
+        error => error,
+    })?;
+    let member = MemberEntry { user: User::from(&account), role, joined_at, silenced_until: None };
     Ok(Addition { room, member, joined: is_new, publication })
 }
 
@@ -499,10 +536,13 @@ pub(crate) async fn members(
     limit: usize,
 ) -> Result<MemberPage, RoomError> {
     let (room, _, role) = look_up(db, name, viewer).await?;
-    if role.is_none() {
-        return Err(RoomError::NotMember);
+    let Some(role) = role else { return Err(RoomError::NotMember) };
+    let mut page = member_page(db, room, after, limit).await?;
+    if page.members.iter().any(|member| member.silenced_until.is_some()) {
+        let now = db.now().await?.unsigned_abs();
+        page.show_silences(viewer, role, now);
     }
-    member_page(db, room, after, limit).await
+    Ok(page)
 }
 
 /// The members of a room, for anybody.
@@ -522,30 +562,38 @@ async fn member_page(
     after: Option<UserId>,
     limit: usize,
 ) -> Result<MemberPage, RoomError> {
-    let sql = "SELECT CAST(r.members AS bigint), x.user_id, x.username, x.role, x.joined_at FROM rooms r LEFT JOIN (
-            SELECT m.user_id, u.username, CAST(m.role AS bigint) AS role, m.joined_at
+    let sql = "SELECT CAST(r.members AS bigint), x.user_id, x.username, x.role, x.joined_at, x.silenced_until
+        FROM rooms r LEFT JOIN (
+            SELECT m.user_id, u.username, CAST(m.role AS bigint) AS role, m.joined_at, m.silenced_until
             FROM members m JOIN users u ON u.id = m.user_id
             WHERE m.room_id = $1 AND m.user_id > $2 ORDER BY m.user_id LIMIT $3) x ON true
         WHERE r.id = $1 ORDER BY x.user_id";
     let args = [Arg::Int(room.0), Arg::Int(after.map_or(0, |user| user.0)), Arg::Int(rows_limit(limit) as i64)];
     // One row without a member, if there are none after `after`.
-    type MemberRow = (i64, Option<i64>, Option<String>, Option<i64>, Option<i64>);
+    type MemberRow = (i64, Option<i64>, Option<String>, Option<i64>, Option<i64>, Option<i64>);
     let rows = db.all::<MemberRow>(sql, &args).await?;
     let count = rows.first().map_or(0, |row| u32::try_from(row.0).unwrap_or(u32::MAX));
-    let member = |(_, id, username, role, joined_at): MemberRow| {
+    let member = |(_, id, username, role, joined_at, silenced_until): MemberRow| {
         Some(MemberEntry {
             user: User { id: UserId(id?), username: username?.into() },
             role: Role::from_number(role?),
             joined_at: joined_at?.unsigned_abs(),
+            silenced_until: silenced_until.map(i64::unsigned_abs),
         })
     };
     Ok(MemberPage { members: rows.into_iter().filter_map(member).collect(), count })
 }
 
 /// Whether a user with the role `actor` may remove one with the role `member`. `leaving`: both are the same user.
-pub(crate) fn may_remove(leaving: bool, actor: Option<Role>, member: Role) -> Result<(), RoomError> {
+/// `is_last_owner`: there is no owner but the member.
+pub(crate) fn may_remove(
+    leaving: bool,
+    actor: Option<Role>,
+    member: Role,
+    is_last_owner: bool,
+) -> Result<(), RoomError> {
     match (leaving, actor, member) {
-        (true, _, Role::Owner) => Err(RoomError::NotAllowed(CANNOT_LEAVE)),
+        (true, _, Role::Owner) if is_last_owner => Err(RoomError::NotAllowed(CANNOT_LEAVE)),
         (true, _, _) => Ok(()),
         (false, _, Role::Owner) => Err(RoomError::NotAllowed(OWNER_STAYS)),
         (false, Some(Role::Owner), _) | (false, Some(Role::Moderator), Role::Member) => Ok(()),
@@ -591,11 +639,19 @@ pub(crate) async fn remove_member(
         return Err(RoomError::NotAllowed(CANNOT_REMOVE));
     }
     let role = role.map(Role::from_number).ok_or(RoomError::NotMember)?;
-    may_remove(leaving, actor_role, role)?;
+    let sql = "SELECT 1 FROM members WHERE room_id = $1 AND role = 2 AND user_id <> $2 LIMIT 1";
+    let other_owner = db.optional::<(i64,)>(sql, &[Arg::Int(room.0), Arg::Int(member)]).await?;
+    may_remove(leaving, actor_role, role, other_owner.is_none())?;
 
     let member = User { id: UserId(member), username: username.into() };
     let actor = User { id: actor, username: actor_name.into() };
-    end_membership(db, room, actor, &member).await
+    let actor_id = actor.id;
+    let removal = end_membership(db, room, actor, &member).await?;
+    if !leaving {
+        let (told, at) = (Told::removed(&member), removal.publication.time.cast_signed());
+        rights::record(db, room, actor_id, told.word, Some(member.id), &told.body, at).await?;
+    }
+    Ok(removal)
 }
 
 /// Ends a membership, whatever rights the actor has, who need not be a member. Only the owner stays.
@@ -628,7 +684,12 @@ pub(crate) async fn expel(
 }
 
 /// On SQLite.
-async fn end_membership(db: &mut DbConnection, room: RoomId, actor: User, member: &User) -> Result<Removal, RoomError> {
+pub(crate) async fn end_membership(
+    db: &mut DbConnection,
+    room: RoomId,
+    actor: User,
+    member: &User,
+) -> Result<Removal, RoomError> {
     let now = db.now().await?;
     let sql = "DELETE FROM members WHERE room_id = $1 AND user_id = $2";
     db.execute(sql, &[Arg::Int(room.0), Arg::Int(member.id.0)]).await?;
@@ -637,9 +698,10 @@ async fn end_membership(db: &mut DbConnection, room: RoomId, actor: User, member
     Ok(Removal { room, member: member.id, publication })
 }
 
-/// The owner of a room.
+/// An owner of a room: the one who created it, if possible.
 pub(crate) async fn owner(db: &mut DbConnection, name: &str) -> Result<UserId, RoomError> {
-    let sql = "SELECT created_by FROM rooms WHERE name = $1";
+    let sql = "SELECT m.user_id FROM rooms r JOIN members m ON m.room_id = r.id AND m.role = 2 WHERE r.name = $1
+        ORDER BY CASE WHEN m.user_id = r.created_by THEN 0 ELSE 1 END, m.user_id LIMIT 1";
     let found = db.optional::<(i64,)>(sql, &[Arg::Text(name)]).await?;
     found.map(|(owner,)| UserId(owner)).ok_or(RoomError::NoRoom)
 }
@@ -676,8 +738,8 @@ pub(crate) async fn delete(
     Ok(room)
 }
 
-/// Deletes a limited number of the rows that deleted rooms left behind, inside a transaction. `false`: none are left,
-/// or other processes are deleting them.
+/// Deletes a limited number of the rows that deleted rooms left behind, or of old entries of the audit log, inside a
+/// transaction. `false`: none are left, or other processes are deleting them.
 pub(crate) async fn sweep_step(db: &mut DbConnection) -> Result<bool, StoreError> {
     let sql = if db.is_postgres() {
         "SELECT id FROM rooms WHERE name IS NULL ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED"
@@ -685,7 +747,7 @@ pub(crate) async fn sweep_step(db: &mut DbConnection) -> Result<bool, StoreError
         "SELECT id FROM rooms WHERE name IS NULL ORDER BY id LIMIT 1"
     };
     let Some((room,)) = db.optional::<(i64,)>(sql, &[]).await? else {
-        return Ok(false);
+        return rights::sweep_audit(db).await;
     };
     let room = Arg::Int(room);
     let sql = "DELETE FROM messages WHERE room_id = $1 AND room_offset <=
@@ -710,7 +772,14 @@ pub(crate) async fn sweep_step(db: &mut DbConnection) -> Result<bool, StoreError
     }
     let sql = "DELETE FROM positions WHERE room_id = $1 AND reader IN (SELECT reader FROM readers)";
     db.execute(sql, &[room]).await?;
-    db.execute("DELETE FROM hooks WHERE room_id = $1", &[room]).await?;
+    for sql in [
+        "DELETE FROM hooks WHERE room_id = $1",
+        "DELETE FROM bans WHERE room_id = $1",
+        "DELETE FROM silences WHERE room_id = $1",
+        "DELETE FROM pins WHERE room_id = $1",
+    ] {
+        db.execute(sql, &[room]).await?;
+    }
     db.execute("DELETE FROM rooms WHERE id = $1", &[room]).await?;
     Ok(true)
 }

@@ -3,9 +3,9 @@
 use crate::commits::Commits;
 use crate::error::{ApiKeyError, AppendError, CreateUserError, RenameError, RoomError, StoreError};
 use crate::objects::{
-    Account, Addition, ApiKey, AuditEntry, Cursor, DeletedHook, Enrolment, Hook, HookTarget, Join, Login, MemberPage,
-    MessagePage, Move, NewApiKey, NewHook, NewRoom, NewUser, NodeLoad, OtherNode, OutboxRow, OutboxState, Progress,
-    Registration, Removal, Room, UnreadRoom,
+    Account, Addition, ApiKey, AuditEntry, BanPage, Cursor, DeletedHook, Enrolment, Hook, HookTarget, Join, Login,
+    MemberPage, MessagePage, Move, NewApiKey, NewHook, NewRoom, NewUser, NodeLoad, OtherNode, OutboxRow, OutboxState,
+    Progress, Registration, Removal, Room, RoomAuditPage, RoomChange, RoomChanged, UnreadRoom,
 };
 use crate::outbox;
 use crate::postgres::{Lead, OutboxListener, PostgresBus};
@@ -163,12 +163,12 @@ pub trait Store: Send + Sync + 'static {
     async fn join(&self, name: &str, user: UserId) -> Result<Join, RoomError>;
 
     /// Ends a membership and appends the publication of kind `Removed`, in one transaction. `actor` is the user who
-    /// asks for it; a member who removes themselves leaves. Moderators remove plain members, the owner removes anyone
-    /// else, and nobody removes the owner, who can't leave either: `RoomError::NotAllowed`.
+    /// asks for it; a member who removes themselves leaves. Moderators remove plain members, owners remove anyone
+    /// else, and nobody removes an owner. The last owner can't leave: `RoomError::NotAllowed`.
     async fn remove_member(&self, name: &str, actor: UserId, member_key: &str) -> Result<Removal, RoomError>;
 
     /// Adds a user to a room, for its owner or a moderator. This is the only way into a private room. If the user is
-    /// already a member, nothing changes.
+    /// already a member, nothing changes. Somebody who is banned can't be added: `RoomError::NotAllowed`.
     async fn add_member(&self, name: &str, actor: UserId, member_key: &str) -> Result<Addition, RoomError>;
 
     /// The members of a room, for one of them, by user id ascending: ids after `after`, at most `limit` members;
@@ -180,6 +180,26 @@ pub trait Store: Send + Sync + 'static {
         after: Option<UserId>,
         limit: usize,
     ) -> Result<MemberPage, RoomError>;
+
+    /// Changes rights or settings of a room, for its owners and moderators, and appends the publications of it, in one
+    /// transaction, which also adds an entry to the room's audit log. Nobody acts on somebody of the same or a higher
+    /// role, except that owners change all roles. A ban of a member appends a `Removed` and then a `Moderated`, the
+    /// others a `Moderated`. What changes nothing succeeds without a publication.
+    async fn change_room(&self, name: &str, actor: UserId, change: RoomChange) -> Result<RoomChanged, RoomError>;
+
+    /// The bans of a room that hold, by user id ascending, for its owners and moderators: ids after `after`, at most
+    /// `limit` bans.
+    async fn bans(&self, name: &str, actor: UserId, after: Option<UserId>, limit: usize) -> Result<BanPage, RoomError>;
+
+    /// What owners and moderators have done in a room within the last year, newest first, for its owners and
+    /// moderators: entries with ids below `before`, at most `limit`.
+    async fn room_audit(
+        &self,
+        name: &str,
+        actor: UserId,
+        before: Option<i64>,
+        limit: usize,
+    ) -> Result<RoomAuditPage, RoomError>;
 
     /// Deletes a room with everything in it, for its owner, for whom the name is reserved for a while: others still
     /// have messages that were meant for this room. Only the latest 100 names are reserved for one owner. The id is

@@ -13,7 +13,7 @@ pub(crate) struct Table {
 }
 
 /// All tables except `meta`, most of whose rows belong to one database. A table comes after those that it refers to.
-pub(crate) const TABLES: [Table; 16] = [
+pub(crate) const TABLES: [Table; 20] = [
     Table {
         name: "users",
         columns: &[
@@ -45,6 +45,8 @@ pub(crate) const TABLES: [Table; 16] = [
             "created_by",
             "created_at",
             "skeleton",
+            "topic",
+            "who_may_invite",
         ],
         key: "id",
     },
@@ -113,6 +115,22 @@ pub(crate) const TABLES: [Table; 16] = [
     Table {
         name: "hooks",
         columns: &["id", "room_id", "user_id", "name", "secret_hash", "created_by", "created_at"],
+        key: "id",
+    },
+    Table {
+        name: "bans",
+        columns: &["room_id", "user_id", "until", "reason", "banned_by", "at"],
+        key: "room_id, user_id",
+    },
+    Table {
+        name: "silences",
+        columns: &["room_id", "user_id", "until", "reason", "silenced_by", "at"],
+        key: "room_id, user_id",
+    },
+    Table { name: "pins", columns: &["room_id", "room_offset", "pinned_by", "at"], key: "room_id, room_offset" },
+    Table {
+        name: "room_audit",
+        columns: &["id", "room_id", "at", "actor_id", "action", "target_id", "detail"],
         key: "id",
     },
 ];

@@ -162,6 +162,7 @@ mod quick_start;
 mod retry;
 mod reverse_proxies;
 mod revocations;
+mod rights;
 mod sdk;
 mod seccomp;
 mod security_log;

@@ -896,6 +896,7 @@ fn matches_store(
     let data = &publication["data"];
     let (text, target) = (data["text"].as_str(), |name: &str| data[name].as_u64() == row.target);
     let (is_deleted, member) = (data["deleted"] == true, row.member());
+    let is_change = row.kind == Kind::Moderated;
     let is_same = publication["offset"] == row.offset
         && publication["time"] == row.time
         && publication["info"]["user"] == row.user.id.to_string()
@@ -903,7 +904,7 @@ fn matches_store(
         && history.shows(room, row, from, text)
         && data["meta"] == shown_meta(row, text)
         && history.is_edited_at(room, row, data["edited"].as_u64(), text)
-        && data["username"].as_str() == member.and_then(|member| member.username)
+        && (is_change || data["username"].as_str() == member.and_then(|member| member.username))
         && match row.kind {
             Kind::Message => is_deleted == text.is_none(),
             Kind::Edit => is_deleted == text.is_none() && target("edit"),
@@ -912,6 +913,9 @@ fn matches_store(
             Kind::Unreact => target("unreact") && data["emoji"].as_str() == row.body.as_deref(),
             Kind::Added => data["added"].as_str() == member.map(|member| member.id),
             Kind::Removed => data["removed"].as_str() == member.map(|member| member.id),
+            Kind::Moderated => {
+                serde_json::from_str(row.body.as_deref().unwrap_or_default()).ok().as_ref() == Some(data)
+            }
             Kind::RoomChanged | Kind::Unknown => false,
         };
     if is_same { Ok(()) } else { Err(format!("the store has {row:?} there")) }

@@ -210,7 +210,7 @@ impl Rig {
         let unix_ms = self.now().unix_ms;
         match request {
             StoreRequest::Admit { room, user } => StoreReply::Admitted(self.store.admit(unix_ms, &room, user)),
-            StoreRequest::AdmitMember { room, user } => self.store.admit_member(&room, user),
+            StoreRequest::AdmitMember { room, user } => self.store.admit_member(unix_ms, &room, user),
             StoreRequest::Head { room } => StoreReply::Head(self.store.head_of(room)),
             StoreRequest::Sweep { heads } => StoreReply::Swept(Arc::new(self.store.sweep(&heads))),
             StoreRequest::Page { room, request } => self.store.page(room, request, party),

@@ -110,15 +110,16 @@ impl SimStore {
     /// What the reader does.
     pub fn admit(&mut self, now: UnixMillis, name: &str, user: UserId) -> Result<Admission, JoinError> {
         let wanted = [(name.to_owned(), user)];
-        match self.now.store.admit_members(&wanted).pop().expect("one answer for each request")? {
+        match self.now.store.admit_members(now, &wanted).pop().expect("one answer for each request")? {
             Some(admission) => Ok(admission),
             None => self.now.store.admit(now, &wanted).pop().expect("one answer for each request"),
         }
     }
 
     /// Admits a user who is a member of this room.
-    pub fn admit_member(&self, name: &str, user: UserId) -> StoreReply {
-        match self.now.store.admit_members(&[(name.to_owned(), user)]).pop().expect("one answer for each request") {
+    pub fn admit_member(&self, now: UnixMillis, name: &str, user: UserId) -> StoreReply {
+        let wanted = [(name.to_owned(), user)];
+        match self.now.store.admit_members(now, &wanted).pop().expect("one answer for each request") {
             Ok(None) => StoreReply::NotMember,
             Ok(Some(admission)) => StoreReply::Admitted(Ok(admission)),
             Err(error) => StoreReply::Admitted(Err(error)),

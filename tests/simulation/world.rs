@@ -1998,7 +1998,7 @@ impl World {
                 self.tally.live += 1;
                 Ok(())
             }
-            "message" | "added" | "removed" | "edit" | "delete" | "react" | "unreact" => {
+            "message" | "added" | "removed" | "edit" | "delete" | "react" | "unreact" | "moderated" => {
                 let offset = number("offset")?;
                 let (epoch, position) = agent.position.as_mut().ok_or("a publication arrived before a position")?;
                 let history = self.store.history(epoch).ok_or("an unknown epoch")?;
@@ -2018,10 +2018,18 @@ impl World {
                     Kind::Removed => "removed",
                     Kind::RoomChanged => "room",
                     Kind::Added => "added",
+                    Kind::Moderated => "moderated",
                     Kind::Unknown => "unknown",
                 };
                 let member = row.member();
-                let matches_store = event["user"]["id"].as_str() == Some(&row.user.id.to_string())
+                let change = row.body.as_deref().filter(|_| row.kind == Kind::Moderated);
+                let change: Option<Value> = change.and_then(|body| serde_json::from_str(body).ok());
+                let shows_change = change
+                    .as_ref()
+                    .and_then(Value::as_object)
+                    .is_none_or(|fields| fields.iter().all(|(name, value)| event[name] == *value));
+                let matches_store = shows_change
+                    && event["user"]["id"].as_str() == Some(&row.user.id.to_string())
                     && kind == row_type
                     && history.shows(room_id, &row, agent.replay_from, event["text"].as_str())
                     && history.is_edited_at(room_id, &row, event["edited"].as_u64(), event["text"].as_str())
@@ -2029,7 +2037,7 @@ impl World {
                     && (event["deleted"] == true)
                         == (matches!(row.kind, Kind::Message | Kind::Edit) && event["text"].is_null())
                     && event[row_type].as_str() == member.map(|member| member.id)
-                    && event["username"].as_str() == member.and_then(|member| member.username)
+                    && (change.is_some() || event["username"].as_str() == member.and_then(|member| member.username))
                     && event["target"].as_u64() == row.target.filter(|_| row.kind != Kind::Message)
                     && event["id"].as_str() == Some(&*row.id).filter(|id| !id.starts_with('~'));
                 if !matches_store {

@@ -217,6 +217,13 @@ pub(super) fn meta(p: &Publication) -> Option<&RawValue> {
     serde_json::from_str(p.meta.as_deref()?).ok()
 }
 
+/// How a `Moderated` publication changes rights or settings: a JSON object.
+pub(super) fn change(p: &Publication) -> Option<&str> {
+    let body = p.body.as_deref().filter(|body| body.starts_with('{'))?;
+    // What can't be parsed was not stored by a server.
+    serde_json::from_str::<IgnoredAny>(body).ok().map(|_| body)
+}
+
 /// The emoji of a new reaction, in the one form in which it is stored.
 pub fn new_reaction(emoji: &str) -> Result<String, ProtocolError> {
     text::emoji(emoji).ok_or_else(|| {
@@ -335,10 +342,13 @@ pub fn encode(out: &mut Vec<u8>, p: &Publication) {
         #[serde(skip_serializing_if = "Option::is_none")]
         meta: Option<&'a RawValue>,
     }
-    /// Empty: the log does not record what changed.
+    /// Empty: such publications do not say what changed.
     #[derive(Serialize)]
     struct RoomData {}
 
+    if p.kind == Kind::Moderated {
+        return out.extend_from_slice(change(p).unwrap_or("{}").as_bytes());
+    }
     let (body, id) = (p.body.as_deref(), shown_message_id(&p.id));
     let is_deleted = p.deleted.is_some();
     let (member_id, username) = p.member().map(|member| (member.id, member.username)).unzip();
@@ -357,7 +367,7 @@ pub fn encode(out: &mut Vec<u8>, p: &Publication) {
         Kind::Added => Data { added: member_id, username, ..Data::default() },
         Kind::Removed => Data { removed: member_id, username, ..Data::default() },
         Kind::RoomChanged => Data { room: Some(RoomData {}), ..Data::default() },
-        Kind::Unknown => Data { id, ..Data::default() },
+        Kind::Moderated | Kind::Unknown => Data { id, ..Data::default() },
     };
     super::write_json(out, &data);
 }
@@ -411,6 +421,10 @@ mod tests {
         assert_eq!(shown(Kind::Removed, |p| p.body = Some("4 Ben".into())), r#"{"removed":"4","username":"Ben"}"#);
         assert_eq!(shown(Kind::Removed, |p| p.body = Some("4".into())), r#"{"removed":"4"}"#, "of an earlier version");
         assert_eq!(shown(Kind::RoomChanged, |_| {}), r#"{"room":{}}"#);
+        let role = r#"{"role":"4","username":"Ben","is":"owner"}"#;
+        assert_eq!(shown(Kind::Moderated, |p| p.body = Some(role.into())), role);
+        assert_eq!(shown(Kind::Moderated, |p| p.body = Some("[]".into())), "{}");
+        assert_eq!(shown(Kind::Moderated, |p| p.body = None), "{}");
         assert_eq!(shown(Kind::Unknown, |_| {}), r#"{"id":"x1"}"#);
         assert_eq!(shown(Kind::Unknown, |p| p.id = "~pin-7".into()), "{}", "of a newer release");
     }

@@ -120,6 +120,7 @@ fn encode_publication(out: &mut Vec<u8>, p: &Publication) {
                 Kind::Removed => "removed",
                 Kind::RoomChanged => "room",
                 Kind::Added => "added",
+                Kind::Moderated => "moderated",
                 Kind::Unknown => "unknown",
             },
             offset: p.offset,
@@ -140,6 +141,13 @@ fn encode_publication(out: &mut Vec<u8>, p: &Publication) {
             meta: if is_message && p.deleted.is_none() { data::meta(p) } else { None },
         },
     );
+    // The fields of a change follow the others.
+    let fields = if p.kind == Kind::Moderated { data::change(p) } else { None };
+    if let Some(fields) = fields.and_then(|object| object.strip_prefix('{')).filter(|fields| fields.starts_with('"')) {
+        out.pop();
+        out.push(b',');
+        out.extend_from_slice(fields.as_bytes());
+    }
 }
 
 /// The first frame of a room. `recovered` is `Some(false)` if the position that the client asked for does not exist.

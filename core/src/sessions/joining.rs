@@ -32,6 +32,8 @@ pub(crate) enum Denied {
     TooManyJoins,
     /// Of the room to which the channel belongs, or not any more.
     NotMember,
+    /// From the (public) room.
+    Banned,
     /// A backend has ended the subscription.
     Ended,
     Overloaded,
@@ -48,6 +50,7 @@ impl Denied {
             Denied::Unrecoverable => (409, "unrecoverable_position"),
             Denied::TooManyJoins => (429, "rate_limited"),
             Denied::NotMember => (403, "not_member"),
+            Denied::Banned => (403, "banned"),
             Denied::Ended => (403, "not_allowed"),
             Denied::Overloaded => (503, "overloaded"),
             Denied::Unavailable => (503, "unavailable"),
@@ -60,7 +63,9 @@ impl Denied {
         let code = match self {
             Denied::NoRoom => protocol::UNKNOWN_CHANNEL,
             Denied::RoomFull => protocol::LIMIT_EXCEEDED,
-            Denied::NoUser | Denied::SignedOut | Denied::NotMember | Denied::Ended => protocol::PERMISSION_DENIED,
+            Denied::NoUser | Denied::SignedOut | Denied::NotMember | Denied::Banned | Denied::Ended => {
+                protocol::PERMISSION_DENIED
+            }
             Denied::Unrecoverable => protocol::UNRECOVERABLE_POSITION,
             Denied::TooManyJoins => protocol::TOO_MANY_REQUESTS,
             Denied::Overloaded | Denied::Unavailable => protocol::INTERNAL,
@@ -73,6 +78,7 @@ impl Denied {
             Denied::NoRoom => "there is no such room".into(),
             Denied::TooManyJoins => "you join rooms too often; try again later (joins_per_hour_limit)".into(),
             Denied::RoomFull => "the room is full".into(),
+            Denied::Banned => "banned: a moderator has banned you from this room".into(),
             Denied::NotMember => "the user is not a member of the room to which this channel belongs".into(),
             Denied::Ended => "the server has ended this subscription".into(),
             Denied::NoUser => TokenError::Invalid.to_string(),
@@ -182,6 +188,7 @@ impl Shard {
                 let denied = match error {
                     JoinError::NoRoom => Denied::NoRoom,
                     JoinError::Full => Denied::RoomFull,
+                    JoinError::Banned => Denied::Banned,
                     JoinError::NoUser => Denied::NoUser,
                     JoinError::TooOften { .. } => Denied::TooManyJoins,
                 };

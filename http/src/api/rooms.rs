@@ -4,7 +4,7 @@ use super::caller::Caller;
 use super::error::{Answered, MethodError};
 use super::params::Params;
 use super::publishing::Target;
-use crate::objects::{fitting, role_word};
+use crate::objects::fitting;
 use crate::validation;
 use serde::Serialize;
 use serde_json::json;
@@ -162,7 +162,7 @@ impl Caller {
         let names = self.names_of(members.iter().map(|member| &member.user)).await?;
         let object = |member: &MemberEntry| {
             let User { id, username } = &member.user;
-            let role = role_word(member.role);
+            let role = member.role.word();
             json!({"user": names.get(id), "username": &**username, "role": role, "joined_at": member.joined_at})
         };
         let mut result = json!({"members": members.iter().map(object).collect::<Vec<_>>(), "total": count});

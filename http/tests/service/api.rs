@@ -928,7 +928,7 @@ async fn members_are_listed_and_removed_and_rooms_deleted() {
     assert_eq!(backend.call("members", json!({"channel": channel})).await["total"], 1);
 
     let (code, message) = backend.error("remove_member", json!({"user": owner.to_string(), "channel": channel})).await;
-    assert_eq!((code, message.as_str()), (103, "not allowed: the owner can't be removed"));
+    assert_eq!((code, message.as_str()), (103, "not allowed: an owner can't be removed"));
     for (method, params, code) in [
         ("remove_member", json!({"user": ann}), 107),
         ("remove_member", json!({"channel": channel}), 107),

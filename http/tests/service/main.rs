@@ -8,6 +8,7 @@ mod cors;
 mod hooks;
 mod input;
 mod messages;
+mod moderation;
 mod names;
 mod operations;
 mod outbox;

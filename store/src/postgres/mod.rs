@@ -12,6 +12,7 @@ mod migrate;
 mod nodes;
 mod outbox;
 mod receiver;
+pub(crate) mod rights;
 pub(crate) mod rooms;
 mod sessions;
 mod setup;

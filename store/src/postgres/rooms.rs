@@ -3,6 +3,7 @@
 
 use crate::connection::{Arg, DbConnection, wrong_row_count};
 use crate::error::{RoomError, StoreError};
+use crate::rights::{CANNOT_CHANGE_ROLES, CANNOT_CHANGE_SETTINGS, CANNOT_MODERATE, CANNOT_PIN, NOT_OVER_EQUALS};
 use crate::rooms::{
     CANNOT_ADD, CANNOT_DELETE, CANNOT_LEAVE, CANNOT_REMOVE, Change, MODERATOR_STAYS, Membership, OWNER_STAYS,
     RESERVED_NAMES_LIMIT,
@@ -136,11 +137,11 @@ pub(crate) async fn delete(
 fn publication_from(kind: Kind, actor: UserId, row: ChangeRow) -> Option<Publication> {
     let (offset, number, at, id, body, actor_name) = row;
     let actor = User { id: actor, username: actor_name?.into() };
-    Some(Change { offset: offset?, number: number?, time: at?, kind, actor, id: id?, body: body? }.into())
+    Some(Change { offset: offset?, number: number?, time: at?, kind, actor, id: id?, body: Some(body?) }.into())
 }
 
 /// Why a function has changed nothing.
-fn refused(outcome: &str) -> RoomError {
+pub(crate) fn refused(outcome: &str) -> RoomError {
     match outcome {
         "no_room" => RoomError::NoRoom,
         "no_user" => RoomError::NoUser,
@@ -151,12 +152,22 @@ fn refused(outcome: &str) -> RoomError {
         "cannot_delete" => RoomError::NotAllowed(CANNOT_DELETE),
         "owner_leaves" => RoomError::NotAllowed(CANNOT_LEAVE),
         "owner_stays" => RoomError::NotAllowed(OWNER_STAYS),
+        "banned" => RoomError::Banned,
+        "last_owner" => RoomError::LastOwner,
+        "too_small" => RoomError::TooSmall,
+        "no_message" => RoomError::NoMessage,
+        "too_many_pins" => RoomError::TooManyPins,
+        "cannot_change_roles" => RoomError::NotAllowed(CANNOT_CHANGE_ROLES),
+        "cannot_change_settings" => RoomError::NotAllowed(CANNOT_CHANGE_SETTINGS),
+        "cannot_pin" => RoomError::NotAllowed(CANNOT_PIN),
+        "cannot_moderate" => RoomError::NotAllowed(CANNOT_MODERATE),
+        "not_over_equals" => RoomError::NotAllowed(NOT_OVER_EQUALS),
         "moderator_stays" => RoomError::NotAllowed(MODERATOR_STAYS),
         // A newer release may have changed the function, and refuses for a reason that this one does not know.
         other => RoomError::Store(StoreError::Failed(format!("the database refuses this change of a room: {other}"))),
     }
 }
 
-fn incomplete() -> StoreError {
+pub(crate) fn incomplete() -> StoreError {
     StoreError::Failed("a function of the database returned an incomplete row".to_owned())
 }

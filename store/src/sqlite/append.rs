@@ -168,7 +168,7 @@ const SET_KINDS: &str = "
     DELETE FROM reaction_kinds WHERE (room_id, room_offset, emoji) IN
       (SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each($1) WHERE value ->> 4 = 0)";
 
-async fn append_in_transaction(db: &mut DbConnection, batch: &[Item]) -> Result<Vec<Outcome>, sqlx::Error> {
+pub(crate) async fn append_in_transaction(db: &mut DbConnection, batch: &[Item]) -> Result<Vec<Outcome>, sqlx::Error> {
     let keys: Vec<_> = batch
         .iter()
         .map(|item| {

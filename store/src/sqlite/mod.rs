@@ -9,6 +9,7 @@ mod holder;
 mod inspect;
 mod source;
 
+pub(crate) use append::append_in_transaction;
 pub(crate) use backup::{backup, no_database};
 pub(crate) use inspect::inspect;
 pub(crate) use source::{MovedTo, Source};

@@ -16,6 +16,7 @@ mod open;
 mod positions;
 mod postgres_only;
 mod races;
+mod rights;
 mod rooms;
 mod sqlite_only;
 mod users;
@@ -181,6 +182,20 @@ on_every_store! {
         only_small_rooms_tell_of_joins,
         joins_and_departures_are_no_messages,
         changes_of_membership_are_read_between_offsets;
+    rights:
+        an_owner_changes_roles,
+        a_room_always_has_an_owner,
+        two_owners_can_not_both_step_down,
+        a_ban_keeps_a_user_out,
+        a_banned_user_does_not_see_a_private_room,
+        a_ban_ends_by_itself,
+        a_ban_deletes_messages,
+        a_silence_is_seen_by_those_whom_it_concerns,
+        an_owner_changes_settings,
+        messages_are_pinned_until_they_are_deleted,
+        what_was_done_is_in_the_audit_log,
+        a_renamed_user_can_be_banned_by_either_name,
+        rights_go_with_their_room;
     races:
         concurrent_joins_and_leaves_keep_the_member_count_right,
         abandoned_joins_and_leaves_can_be_repeated;

@@ -4,7 +4,7 @@
 use crate::protocol::{self, ProtocolError, data, write_json};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
-use uproar_model::{JoinedRoom, Marker, Offset, Role, UnixMillis, User, UserEvent};
+use uproar_model::{JoinedRoom, Marker, Offset, UnixMillis, User, UserEvent};
 
 /// Decodes JSON; `None` if it has another form.
 pub fn parse<'a, T: Deserialize<'a>>(data: &'a [u8]) -> Option<T> {
@@ -164,11 +164,7 @@ impl<'a> From<&'a JoinedRoom> for RoomSummary<'a> {
             number: room.head.number,
             unread: room.unread,
             read: room.read.into(),
-            role: match room.role {
-                Role::Member => "member",
-                Role::Moderator => "moderator",
-                Role::Owner => "owner",
-            },
+            role: room.role.word(),
             time: room.active_at,
         }
     }
