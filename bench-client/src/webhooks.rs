@@ -8,6 +8,7 @@ use crate::result::{Channel, Run, Scenario, Shape};
 use crate::scenario;
 use crate::server::Environment;
 use anyhow::{Context, Result, ensure};
+use memchr::memmem;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -131,7 +132,7 @@ fn serve(mut stream: &TcpStream, posts: &AtomicU64, publications: &AtomicU64) ->
         body.resize(length, 0);
         reader.read_exact(&mut body)?;
         posts.fetch_add(1, Ordering::Relaxed);
-        let count = body.windows(TEXT.len()).filter(|bytes| *bytes == TEXT).count();
+        let count = memmem::find_iter(&body, TEXT).count();
         publications.fetch_add(count as u64, Ordering::Relaxed);
         stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n")?;
     }

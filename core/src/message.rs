@@ -348,7 +348,9 @@ pub fn reserved_places(calls_limit: u64) -> usize {
 #[derive(Clone, Debug)]
 pub struct Recent {
     pub epoch: Epoch,
-    /// They may begin before the offset that was asked for.
+    /// The last offset that the home has.
+    pub head: Offset,
+    /// They may begin before the offset that was asked for, and end before `head`.
     pub segments: Vec<Arc<Segment>>,
 }
 

@@ -22,6 +22,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use uproar_core::limits::Limits;
+use uproar_core::message::Recent;
 use uproar_core::protocol::Entry;
 use uproar_model::{Epoch, Head, Offset, Page, PageRequest, Publication, RoomId, UnixMillis};
 use uproar_store::{Batch, Move, Position, Progress, SharedStore, StoreError};
@@ -283,7 +284,10 @@ impl Sender {
         while let Some(end) = to {
             let read = match first.take() {
                 Some(first) => Ok(Some(first)),
-                None => self.read_within_limits(room.id, done, end, &events).await,
+                None => {
+                    let known = Known { epoch: &batch.epoch, head: room.head };
+                    self.read_within_limits(room.id, done, end, &events, &known).await
+                }
             };
             let prepared = match read {
                 Ok(prepared) => prepared,
@@ -411,35 +415,21 @@ impl Sender {
         self.store.progress(&self.reader, room).await
     }
 
-    async fn read_log(&self, room: RoomId, request: PageRequest) -> Result<Option<Page>, StoreError> {
+    /// A page of the log: its beginning, if this node has that in memory. `None`: the room is gone.
+    async fn read_page(
+        &self,
+        room: RoomId,
+        request: PageRequest,
+        known: &Known<'_>,
+    ) -> Result<Option<Page>, StoreError> {
+        if let Some(chat) = &self.chat
+            && let Some(recent) = chat.recent(room, request.from).await
+            && let Some(page) = page_of(&recent, request, known)
+        {
+            return Ok(Some(page));
+        }
         let _place = self.reads.acquire().await;
         self.store.read_log(room, request).await
-    }
-
-    /// The beginning of a page that goes on to the end of the log, if this node has that in memory, of the same history.
-    async fn read_recent(&self, room: RoomId, request: PageRequest, known: &Known<'_>) -> Option<Page> {
-        let recent =
-            self.chat.as_ref()?.recent(room, request.from).await.filter(|recent| recent.epoch == *known.epoch)?;
-        let (mut publications, mut bytes) = (Vec::new(), 0);
-        let entries = recent.segments.iter().flat_map(|segment| &segment.entries);
-        for entry in entries {
-            let Entry::Stored(publication) = entry else { return None };
-            if publication.offset <= request.from {
-                continue;
-            }
-            let length = |text: &Option<Arc<str>>| text.as_ref().map_or(0, |text| text.len());
-            bytes += length(&publication.body) + length(&publication.meta);
-            let is_too_much = bytes > request.bytes_limit || publications.len() == request.items_limit;
-            if is_too_much && !publications.is_empty() {
-                break;
-            }
-            publications.push(publication.clone());
-        }
-        let last = publications.last()?;
-        // The memory may be a moment behind the database.
-        let offset = last.offset.max(known.head);
-        let head = Head { epoch: recent.epoch, offset, number: last.number };
-        Some(Page { more: last.offset < offset, publications, head })
     }
 
     /// Moves the position in a room.
@@ -464,13 +454,14 @@ impl Sender {
         done: Offset,
         to: Offset,
         events: &Events,
+        known: &Known<'_>,
     ) -> Result<Option<(Prepared, Reserved)>, StoreError> {
         let mut limit = BATCH_LIMIT_BYTES;
         loop {
             let mut memory = self.memory.reserve(limit).await;
             // What is longer than everything that a webhook may use is alone at least.
             let is_all = self.memory.is_all(limit);
-            match self.read(room, done, to, events, if is_all { usize::MAX } else { limit }).await? {
+            match self.read(room, done, to, events, known, if is_all { usize::MAX } else { limit }).await? {
                 Again::Nothing => return Ok(None),
                 Again::Whole(prepared) => {
                     memory.shrink(prepared.bytes);
@@ -489,6 +480,7 @@ impl Sender {
         done: Offset,
         to: Offset,
         events: &Events,
+        known: &Known<'_>,
         limit: usize,
     ) -> Result<Again, StoreError> {
         let (mut publications, mut bytes, mut times) = (Vec::new(), ENVELOPE_BYTES, None);
@@ -501,7 +493,7 @@ impl Sender {
                 items_limit: BATCH_LIMIT_PUBLICATIONS,
                 bytes_limit: BATCH_LIMIT_BYTES,
             };
-            let Some(page) = self.read_log(room, request).await? else { break };
+            let Some(page) = self.read_page(room, request, known).await? else { break };
             let Some(last) = page.publications.last() else { break };
             from = last.offset;
             for publication in page.publications.into_iter().filter(|publication| events.contain(publication)) {
@@ -566,13 +558,7 @@ impl Sender {
                 items_limit: BATCH_LIMIT_PUBLICATIONS,
                 bytes_limit: BATCH_LIMIT_BYTES,
             };
-            let page = match self.read_recent(room, request, known).await {
-                Some(page) => page,
-                None => match self.read_log(room, request).await? {
-                    Some(page) => page,
-                    None => return Ok(Err(Gone)),
-                },
-            };
+            let Some(page) = self.read_page(room, request, known).await? else { return Ok(Err(Gone)) };
             let (head, epoch) = (page.head.offset, page.head.epoch.clone());
             let last = page.publications.last().map(|publication| publication.offset);
             let (batch, before) = self.prepare(page.publications);
@@ -644,6 +630,34 @@ impl Sender {
     }
 }
 
+/// The page of the log that was asked for, or its beginning. `None`: the memory has nothing of it, or is of another
+/// history.
+fn page_of(recent: &Recent, request: PageRequest, known: &Known<'_>) -> Option<Page> {
+    if recent.epoch != *known.epoch {
+        return None;
+    }
+    let (mut publications, mut bytes) = (Vec::new(), 0);
+    for entry in recent.segments.iter().flat_map(|segment| &segment.entries) {
+        let Entry::Stored(publication) = entry else { return None };
+        // The first segment may begin earlier.
+        if publication.offset <= request.from {
+            continue;
+        }
+        let length = |text: &Option<Arc<str>>| text.as_ref().map_or(0, |text| text.len());
+        bytes += length(&publication.body) + length(&publication.meta);
+        let is_too_much = bytes > request.bytes_limit || publications.len() == request.items_limit;
+        if publication.offset > request.up_to || (is_too_much && !publications.is_empty()) {
+            break;
+        }
+        publications.push(publication.clone());
+    }
+    let last = publications.last()?;
+    // The memory may be a moment behind the database.
+    let offset = recent.head.max(known.head);
+    let head = Head { epoch: recent.epoch.clone(), offset, number: last.number };
+    Some(Page { more: last.offset < offset.min(request.up_to), publications, head })
+}
+
 /// Whether a batch that has failed is old enough. That it was stored long ago is not enough: after a pause, or when the
 /// receiver is back and overloaded, it may have been tried only once. `last_at`: when its last publication was stored.
 fn may_be_given_up(now: UnixMillis, last_at: UnixMillis, begun_at: UnixMillis, limits: &Limits) -> bool {
@@ -698,7 +712,8 @@ mod tests {
     use crate::outgoing::Url;
     use crate::readers::run_writer;
     use tokio::sync::watch;
-    use uproar_model::{Item, Kind, UserId};
+    use uproar_core::Segment;
+    use uproar_model::{Item, Kind, User, UserId};
     use uproar_store::memory::SharedMemoryStore;
     use uproar_store::{NewRoom, RoomKind};
 
@@ -801,6 +816,43 @@ mod tests {
         let (after, to) = skipped().expect("what comes after it is remembered");
         assert_eq!((Some(after), to), (third, 3 * each as u64));
         assert_eq!(cut(after).await, (None, Vec::new(), 3 * each as u64));
+    }
+
+    #[test]
+    fn memory_has_the_beginning_of_the_page_that_was_asked_for() {
+        const ALL: Offset = Offset::MAX;
+        let entry = |offset| {
+            Entry::Stored(Publication {
+                offset,
+                number: offset,
+                kind: Kind::Message,
+                user: User { id: UserId(3), username: "ann".into() },
+                id: "x".into(),
+                time: 1700,
+                target: None,
+                body: Some("x".into()),
+                edited: None,
+                deleted: None,
+                meta: Some("{}".into()),
+            })
+        };
+        let segment = |first, last| Arc::new(Segment::new(first, (first..=last).map(entry).collect()));
+        let recent = Recent { epoch: Epoch("e".into()), head: 9, segments: vec![segment(3, 5), segment(6, 8)] };
+        let page = |epoch: &str, head, from, up_to, items_limit, bytes_limit| {
+            let request = PageRequest { from, ascending: true, up_to, items_limit, bytes_limit };
+            let page = page_of(&recent, request, &Known { epoch: &Epoch(epoch.into()), head })?;
+            let offsets: Vec<_> = page.publications.iter().map(|publication| publication.offset).collect();
+            Some((offsets, page.more, page.head.offset))
+        };
+        assert_eq!(page("e", 7, 4, ALL, 99, 99), Some((vec![5, 6, 7, 8], true, 9)), "the memory's head is known");
+        assert_eq!(page("e", 12, 5, ALL, 99, 99), Some((vec![6, 7, 8], true, 12)), "the database has more");
+        assert_eq!(page("e", 7, 4, 7, 99, 99), Some((vec![5, 6, 7], false, 9)));
+        assert_eq!(page("e", 7, 4, 9, 99, 99), Some((vec![5, 6, 7, 8], true, 9)), "one is not in memory");
+        assert_eq!(page("e", 7, 4, ALL, 2, 99), Some((vec![5, 6], true, 9)));
+        assert_eq!(page("e", 7, 4, ALL, 99, 8), Some((vec![5, 6], true, 9)));
+        assert_eq!(page("e", 7, 4, ALL, 99, 0), Some((vec![5], true, 9)), "one fits always");
+        assert_eq!(page("e", 7, 8, ALL, 99, 99), None);
+        assert_eq!(page("other", 7, 4, ALL, 99, 99), None, "it is another history");
     }
 
     #[test]

@@ -54,6 +54,7 @@ fn a_home_hands_out_what_it_has_shown_as_it_is_now() {
     say(&mut rig, 6, json!({"delete": from + 1}));
     assert_eq!(shown(&mut rig, room, from)[0], (from + 1, Kind::Message, None), "its text leaves the memory, too");
 
+    assert_eq!(recent(&mut rig, room, from).unwrap().head, from + 4);
     assert_eq!(recent(&mut rig, room, from).unwrap().epoch, rig.store.head_of(room).unwrap().epoch);
     assert!(recent(&mut rig, room, from + 4).is_none(), "there is nothing more");
     assert!(recent(&mut rig, room, 0).is_none(), "what was before is not in memory");

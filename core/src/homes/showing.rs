@@ -161,7 +161,7 @@ impl Homes {
     pub fn recent(&self, room: RoomId, after: Offset) -> Option<Recent> {
         let home = self.homes.get(&Channel::Room(room)).filter(|home| home.is_loaded)?;
         let segments = home.ring.segments_after(after, RECENT_PUBLICATIONS)?;
-        Some(Recent { epoch: home.epoch.clone()?, segments })
+        Some(Recent { epoch: home.epoch.clone()?, head: home.shown, segments })
     }
 
     /// Retries what found no place, no credit or no answer before.
