@@ -313,6 +313,18 @@ mod tests {
         );
         let unknown = Publication { kind: Kind::Unknown, id: "~pin-7".into(), body: None, ..publication.clone() };
         assert_eq!(frame(unknown), format!(r#"{{"type":"unknown","offset":7,{user},"time":1700}}"#));
+        let change = Publication {
+            kind: Kind::Moderated,
+            id: "~role-7".into(),
+            body: Some(r#"{"role":"4","username":"Ben B","is":"owner"}"#.into()),
+            ..publication.clone()
+        };
+        let role = r#""role":"4","username":"Ben B","is":"owner""#;
+        assert_eq!(frame(change.clone()), format!(r#"{{"type":"moderated","offset":7,{user},"time":1700,{role}}}"#));
+        for body in ["{}", "[1]", "{", ""] {
+            let change = Publication { body: Some(body.into()), ..change.clone() };
+            assert_eq!(frame(change), format!(r#"{{"type":"moderated","offset":7,{user},"time":1700}}"#), "{body}");
+        }
         // As an earlier version stored it.
         assert_eq!(frame(removed), format!(r#"{{"type":"removed","offset":7,{user},"removed":"4","time":1700}}"#));
     }

@@ -1,7 +1,7 @@
 /** The HTTP API. */
 import { ApiError } from './errors.ts';
 import type { RoomInfo } from './room-list.ts';
-import type { Page, User } from './timeline.ts';
+import type { Page, Role, RoomSettings, User } from './timeline.ts';
 import type { Tokens } from './tokens.ts';
 
 export interface Account extends User {
@@ -16,8 +16,10 @@ export interface SignedIn {
 
 export interface Member {
   user: User;
-  role: 'member' | 'moderator' | 'owner';
+  role: Role;
   joined_at: number;
+  /** Only owners, moderators and the member see it. */
+  silenced_until?: number;
 }
 
 /** A page of a room's members. `count` is how many there are in all. */
@@ -151,6 +153,43 @@ export class Api {
 
   async removeMember(name: string, username: string): Promise<void> {
     await this.call('DELETE', `${roomPath(name)}/members/${encodeURIComponent(username)}`);
+  }
+
+  /** For owners. */
+  async setRole(name: string, username: string, role: Role): Promise<void> {
+    await this.call('PATCH', `${roomPath(name)}/members/${encodeURIComponent(username)}`, { role });
+  }
+
+  /** Removes a user from a room and keeps them out, for ever or until a time. For owners and moderators. */
+  async ban(name: string, username: string, ban: { until?: number; reason?: string } = {}): Promise<void> {
+    await this.call('PUT', `${roomPath(name)}/bans/${encodeURIComponent(username)}`, ban);
+  }
+
+  async unban(name: string, username: string): Promise<void> {
+    await this.call('DELETE', `${roomPath(name)}/bans/${encodeURIComponent(username)}`);
+  }
+
+  /** Until then the member can only read. For owners and moderators. */
+  async silence(name: string, username: string, silence: { until: number; reason?: string }): Promise<void> {
+    await this.call('PUT', `${roomPath(name)}/silences/${encodeURIComponent(username)}`, silence);
+  }
+
+  async unsilence(name: string, username: string): Promise<void> {
+    await this.call('DELETE', `${roomPath(name)}/silences/${encodeURIComponent(username)}`);
+  }
+
+  /** For owners and moderators. */
+  async pin(name: string, offset: number): Promise<void> {
+    await this.call('PUT', `${roomPath(name)}/pins/${offset}`);
+  }
+
+  async unpin(name: string, offset: number): Promise<void> {
+    await this.call('DELETE', `${roomPath(name)}/pins/${offset}`);
+  }
+
+  /** For owners. */
+  async changeRoom(name: string, settings: RoomSettings): Promise<FoundRoom> {
+    return (await this.call<{ room: FoundRoom }>('PATCH', roomPath(name), settings)).room;
   }
 
   changePassword(current_password: string, new_password: string): Promise<SignedIn> {

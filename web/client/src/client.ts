@@ -478,7 +478,7 @@ export class Client extends Emitter<ClientEvents> {
       const { text, reply_to: replyTo } = data;
       const more = replyTo === undefined ? {} : { replyTo };
       if (text !== undefined) this.emit('message', { room: name, offset, user, text, time, ...more });
-    } else if (data.room) void this.refresh();
+    } else if (data.room || data.role === this.user.id) void this.refresh();
   }
 
   /** The user was removed from a room or left it in another tab, or the room was deleted. */

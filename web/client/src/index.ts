@@ -28,6 +28,8 @@ export {
   type Message,
   type Publication,
   type Reaction,
+  type Role,
+  type RoomSettings,
   Timeline,
   type User,
   kindOf,

@@ -1,5 +1,6 @@
 /** The user's rooms and their unread counts. */
 import { Store } from './store.ts';
+import type { Role } from './timeline.ts';
 
 /** A room as the method `rooms` returns it. */
 export interface RoomInfo {
@@ -14,7 +15,7 @@ export interface RoomInfo {
   /** How many messages the room has. */
   number: number;
   read: { offset: number; number: number };
-  role?: 'member' | 'moderator' | 'owner';
+  role?: Role;
   /** Messages of others after the marker that still exist. 1,001 stands for more than 1,000. */
   unread: number;
   /** When the last message was sent. For a room without messages, when it was created. */

@@ -101,7 +101,36 @@ export interface Data {
   added?: string;
   removed?: string;
   username?: string;
-  room?: object;
+  /** The user whose role changed to `is`. */
+  role?: string;
+  is?: Role;
+  /** The user who was banned, until `until` or for ever, or may join again. */
+  banned?: string;
+  unbanned?: string;
+  /** The member who can only read until `until`, or may post again. */
+  silenced?: string;
+  unsilenced?: string;
+  until?: number;
+  reason?: string;
+  /** The offset of the message that was pinned, or is no longer. */
+  pinned?: number;
+  unpinned?: number;
+  /** The settings of the room that have changed. */
+  room?: RoomSettings;
+}
+
+export type Role = 'member' | 'moderator' | 'owner';
+
+/** What the owners of a room can set. */
+export interface RoomSettings {
+  title?: string;
+  topic?: string;
+  private?: boolean;
+  size?: number;
+  /** The time between two messages of a member. 0: no slow mode. */
+  slow_mode_seconds?: number;
+  who_may_post?: 'members' | 'moderators' | 'nobody';
+  who_may_invite?: 'members' | 'moderators';
 }
 
 export type Kind = 'message' | 'edit' | 'delete' | 'react' | 'unreact' | 'other';
