@@ -31,7 +31,7 @@ async fn expect_change(ws: &mut Ws, data: &Value) -> u64 {
 }
 
 async fn changes_of_rights_are_publications(kind: Kind, shards: &str) {
-    let server = Server::start(kind, &["--shards", shards]).await;
+    let mut server = Server::start(kind, &["--shards", shards]).await;
     let (ann, bob) = (server.user("ann").await, server.user("bob").await);
     server.create_room(&ann, "r").await;
     let mut plain = server.join(&bob, "room=r").await;
@@ -71,6 +71,7 @@ async fn changes_of_rights_are_publications(kind: Kind, shards: &str) {
     }
     let room = server.get("/rooms/r", &bob.token).await.expect(200)["room"].clone();
     assert_eq!((&room["pins"], &room["topic"]), (&json!([first]), &settings["room"]["topic"]));
+    server.stop().await;
     let server = server.restart().await;
     let mut late = server.join(&ann, &format!("room=r&since={first}")).await;
     for data in &told {

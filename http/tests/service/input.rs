@@ -19,7 +19,7 @@ async fn unknown_paths_and_methods_are_rejected() {
     response.assert_error(405, "method_not_allowed", None);
     let mut allowed: Vec<&str> = response.header("allow").unwrap().split(',').map(str::trim).collect();
     allowed.sort();
-    assert_eq!(allowed, ["DELETE", "GET", "HEAD"]);
+    assert_eq!(allowed, ["DELETE", "GET", "HEAD", "PATCH"]);
 }
 
 /// Every route exists, accepts only its method and requires a token unless it is open to everyone.

