@@ -94,6 +94,12 @@ impl Limits {
         (rate.tokens > 0).then_some(rate)
     }
 
+    /// How often one user may make a direct room; `None` means as often as they like.
+    pub fn direct_rooms_rate(&self) -> Option<Rate> {
+        let rate = Rate::per_hour(self.direct_rooms_per_hour_limit, self.direct_rooms_per_hour_limit);
+        (rate.tokens > 0).then_some(rate)
+    }
+
     /// How often one incoming hook may be posted to; `None` means as often as senders like.
     pub fn hook_posts_rate(&self) -> Option<Rate> {
         let rate = Rate::per_minute(self.hook_posts_per_minute, self.hook_posts_burst_limit);
@@ -347,6 +353,10 @@ limits! {
     additions_per_hour_limit = 500, 0..=10_000_000;
     /// Rooms that one user may own; 0 means no limit.
     rooms_owned_limit = 1_000, 0..=10_000_000;
+    /// Direct rooms that one user may make within an hour, in one burst or not; 0 means no limit.
+    direct_rooms_per_hour_limit = 60, 0..=10_000_000;
+    /// Users whom one user may block.
+    blocks_limit = 1_000, 1..=100_000;
     /// Incoming hooks that a room may have.
     hooks_per_room_limit = 20, 1..=10_000;
     /// Posts to one incoming hook that may arrive in one burst.

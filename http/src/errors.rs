@@ -63,6 +63,8 @@ codes! {
     NotMember = "not_member", FORBIDDEN;
     /// The user's role in the room does not allow this.
     NotAllowed = "not_allowed", FORBIDDEN;
+    /// There can be no new direct room: the user has blocked one of the others, or the other way round.
+    Blocked = "blocked", FORBIDDEN;
     /// A moderator has silenced the user. The error has `until`, in Unix milliseconds.
     Silenced = "silenced", FORBIDDEN;
     /// A moderator has banned the user from this (public) room.
@@ -111,6 +113,8 @@ codes! {
     HookNameTaken = "hook_name_taken", CONFLICT;
     /// The room has as many hooks as a room may have.
     TooManyHooks = "too_many_hooks", CONFLICT;
+    /// The user has blocked as many others as one user may block.
+    TooManyBlocks = "too_many_blocks", CONFLICT;
     /// The message that the request refers to does not exist or was deleted.
     NoTarget = "no_target", CONFLICT;
     /// The message has as many kinds of reactions as a message, or of one user, may have.
@@ -226,6 +230,11 @@ impl ApiError {
         ApiError::new(Code::NoSuchRoom, "there is no such room")
     }
 
+    /// The user whom the field names does not exist.
+    pub fn no_such_user(message: &'static str, field: &'static str) -> ApiError {
+        ApiError::new(Code::NoSuchUser, message).on(field)
+    }
+
     pub fn not_member() -> ApiError {
         ApiError::new(Code::NotMember, "you are not a member of this room; join it first")
     }
@@ -280,6 +289,8 @@ impl ApiError {
             )
             .on("name"),
             RoomError::TooManyHooks(_) => ApiError::new(Code::TooManyHooks, error.to_string()),
+            RoomError::Blocked { .. } => ApiError::new(Code::Blocked, error.to_string()).on("usernames"),
+            RoomError::TooManyBlocks(_) => ApiError::new(Code::TooManyBlocks, error.to_string()),
             RoomError::NoHook => ApiError::new(Code::NoSuchHook, "the room has no hook with this id").on("id"),
             RoomError::Store(error) => error.into(),
         }
@@ -288,7 +299,7 @@ impl ApiError {
     /// The error for a room operation that the store refused, where `RoomError` speaks of the user named in `username`.
     pub fn from_member(error: RoomError) -> ApiError {
         match error {
-            RoomError::NoUser => ApiError::new(Code::NoSuchUser, "there is no such user").on("username"),
+            RoomError::NoUser => ApiError::no_such_user("there is no such user", "username"),
             RoomError::NotMember => {
                 ApiError::new(Code::NoSuchMember, "this user is not a member of the room").on("username")
             }

@@ -5,7 +5,7 @@
 //! field that is missing or wrong, so that the others are checked too.
 
 use crate::errors::{ApiError, Code};
-use serde::de::value::Error;
+use serde::de::value::{Error, SeqDeserializer};
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, Visitor};
 use serde::{Deserialize, forward_to_deserialize_any};
 use serde_json::Value;
@@ -303,12 +303,27 @@ impl<'de> Deserializer<'de> for Field<'_> {
         visitor.visit_u64(self.number(u64::from(u32::MAX), "must be a whole number from 0 to 4294967295"))
     }
 
+    /// All lists are of texts.
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        let texts: Option<Vec<String>> = match &self.sent {
+            Some(Sent::Json(Value::Array(values))) => {
+                values.iter().map(|value| value.as_str().map(str::to_owned)).collect()
+            }
+            _ => None,
+        };
+        let texts = texts.unwrap_or_else(|| {
+            self.report("must be a list of strings");
+            Vec::new()
+        });
+        visitor.visit_seq(SeqDeserializer::new(texts.into_iter()))
+    }
+
     fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Error> {
         Err(serde::de::Error::custom("no request has a field of this type"))
     }
 
     forward_to_deserialize_any! {
-        i8 i16 i32 i64 i128 u8 u16 u128 f32 f64 char str bytes byte_buf unit unit_struct newtype_struct seq tuple
+        i8 i16 i32 i64 i128 u8 u16 u128 f32 f64 char str bytes byte_buf unit unit_struct newtype_struct tuple
         tuple_struct map struct enum identifier ignored_any
     }
 }

@@ -18,7 +18,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use uproar_core::limits::Limits;
-use uproar_model::{Offset, fold_name};
+use uproar_model::{Offset, fold_name, fold_room_name};
 
 /// A validated JSON body.
 pub(crate) struct Body<T>(pub T);
@@ -114,7 +114,8 @@ impl FromRequestParts<Arc<App>> for RoomName {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<RoomName, ApiError> {
-        folded_parameter(parts, app, "name").await.map(RoomName)
+        let name = parameter(parts, app, "name").await?;
+        fold_room("name", &name).map(RoomName)
     }
 }
 
@@ -211,6 +212,11 @@ async fn parameter(parts: &mut Parts, app: &Arc<App>, field: &'static str) -> Re
 /// Folds a name to its key. The error names the field.
 pub(crate) fn fold(field: &'static str, name: &str) -> Result<String, ApiError> {
     fold_name(name).map_err(|error| ApiError::name(field, error))
+}
+
+/// Folds the name of a room to its key. The error names the field.
+pub(crate) fn fold_room(field: &'static str, name: &str) -> Result<String, ApiError> {
+    fold_room_name(name).map_err(|error| ApiError::name(field, error))
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

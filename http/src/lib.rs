@@ -23,6 +23,7 @@ mod authentication;
 mod bodies;
 mod chat;
 mod cookie;
+mod direct;
 mod email;
 mod errors;
 mod exchanges;

@@ -5,7 +5,7 @@ use crate::authentication::Authenticated;
 use crate::chat::{PublishError, PublishRequest};
 use crate::errors::{ApiError, Code};
 use crate::fields::{FieldError, RawJson};
-use crate::input::{Body, Emoji, MessageOffset, Precheck, Query, RoomName, fold};
+use crate::input::{Body, Emoji, MessageOffset, Precheck, Query, RoomName, fold_room};
 use crate::objects::MessagePageObject;
 use crate::traces::CallSpan;
 use crate::validation;
@@ -42,7 +42,7 @@ pub(crate) fn routes() -> Vec<Route> {
 #[derive(Deserialize, Validate)]
 #[garde(context(Limits))]
 struct ReadNamed {
-    #[garde(custom(validation::name))]
+    #[garde(custom(validation::room_name))]
     room: String,
     #[garde(inner(custom(validation::offset)))]
     before: Option<u64>,
@@ -59,7 +59,7 @@ async fn read_named(
     auth: Authenticated,
     Query(query): Query<ReadNamed>,
 ) -> Result<Response, ApiError> {
-    let room = fold("room", &query.room)?;
+    let room = fold_room("room", &query.room)?;
     let ReadNamed { before, after, limit, memberships, .. } = query;
     page(&app, &auth, &room, ReadMessages { before, after, limit, memberships }).await
 }
@@ -293,7 +293,7 @@ fn publish_error(error: PublishError, room: RoomKind, kind: Kind) -> ApiError {
         PublishError::Refused(refusal) => match refusal {
             Refusal::NoRoom => ApiError::no_such_room(),
             // The membership has ended since it was looked up, and a private room is invisible to others.
-            Refusal::NotMember if room == RoomKind::Private => ApiError::no_such_room(),
+            Refusal::NotMember if room != RoomKind::Public => ApiError::no_such_room(),
             Refusal::NotMember => ApiError::not_member(),
             Refusal::NotYours if kind == Kind::Delete => {
                 ApiError::new(Code::NotYours, "only the author, the room's owner and moderators may delete a message")

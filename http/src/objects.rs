@@ -4,7 +4,8 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use uproar_model::{Kind, MemberRef, Number, Offset, Publication, UnixMillis};
 use uproar_store::{
-    Account, Ban, Cursor, Hook, MemberEntry, Message, MessagePage, Reaction, Role, Room, RoomAuditEntry, RoomKind,
+    Account, Ban, Block, Cursor, Hook, MemberEntry, Message, MessagePage, Reaction, Role, Room, RoomAuditEntry,
+    RoomKind,
 };
 
 #[derive(Serialize)]
@@ -38,12 +39,17 @@ pub(crate) struct RoomObject<'a> {
     name: &'a str,
     title: &'a str,
     private: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    direct: bool,
     topic: &'a str,
     size: u32,
     members: u32,
     slow_mode_seconds: u32,
     who_may_post: &'static str,
     who_may_invite: &'static str,
+    /// The members of a direct room.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    people: Vec<UserObject<'a>>,
     offset: Offset,
     epoch: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -67,13 +73,15 @@ impl<'a> From<&'a Room> for RoomObject<'a> {
         RoomObject {
             name: &room.name,
             title: &room.title,
-            private: room.kind == RoomKind::Private,
+            private: room.kind != RoomKind::Public,
+            direct: room.kind == RoomKind::Direct,
             topic: &room.settings.topic,
             size: room.size,
             members: room.members,
             slow_mode_seconds: room.settings.slow_mode_seconds,
             who_may_post: room.settings.who_may_post.word(),
             who_may_invite: room.settings.who_may_invite.word(),
+            people: room.people.iter().map(UserObject::from).collect(),
             offset: room.offset,
             epoch: &room.epoch.0,
             unread: room.unread,
@@ -145,6 +153,26 @@ impl<'a> From<&'a RoomAuditEntry> for RoomAuditObject<'a> {
             detail: serde_json::from_str(&entry.detail).ok(),
         }
     }
+}
+
+/// Somebody whom the user has blocked.
+#[derive(Serialize)]
+pub(crate) struct BlockObject<'a> {
+    user: UserObject<'a>,
+    at: UnixMillis,
+}
+
+impl<'a> From<&'a Block> for BlockObject<'a> {
+    fn from(block: &'a Block) -> BlockObject<'a> {
+        BlockObject { user: (&block.user).into(), at: block.at }
+    }
+}
+
+/// A page of those whom the user has blocked.
+#[derive(Serialize)]
+pub(crate) struct BlockList {
+    pub blocks: Vec<Box<RawValue>>,
+    pub more: bool,
 }
 
 /// A hook of a room. Its URL is shown only once.

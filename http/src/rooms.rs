@@ -3,7 +3,7 @@
 use crate::app::{App, Route, complete};
 use crate::authentication::Authenticated;
 use crate::errors::ApiError;
-use crate::input::{Body, ClientAddress, Precheck, Query, RoomName, UsernameKey, fold};
+use crate::input::{Body, ClientAddress, Precheck, Query, RoomName, UsernameKey, fold, fold_room};
 use crate::objects::{MemberList, MemberObject, RoomList, RoomObject, fitting};
 use crate::security_log::Event;
 use crate::validation;
@@ -73,7 +73,7 @@ async fn create(
 struct ListRooms {
     #[garde(inner(custom(validation::search)))]
     query: Option<String>,
-    #[garde(inner(custom(validation::name)))]
+    #[garde(inner(custom(validation::room_name)))]
     after: Option<String>,
     #[garde(inner(custom(validation::page_limit)))]
     limit: Option<u64>,
@@ -85,7 +85,7 @@ async fn list(
     Query(query): Query<ListRooms>,
 ) -> Result<Response, ApiError> {
     let limit = app.page_limit(query.limit);
-    let after = query.after.map(|after| fold("after", &after)).transpose()?;
+    let after = query.after.map(|after| fold_room("after", &after)).transpose()?;
     let search = query.query.as_deref().unwrap_or_default();
     // One more than the page holds tells whether there are more.
     let mut rooms = app.store.rooms(auth.user.id, search, after.as_deref(), limit + 1).await?;

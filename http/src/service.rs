@@ -20,7 +20,9 @@ use crate::stream::Stream;
 use crate::tokens::Tokens;
 use crate::traces::{CallSpan, OpenSpan, SharedTraces};
 use crate::upgrade::HandBack;
-use crate::{accounts, addresses, hooks, messages, moderation, oidc, operations, page, redirect, rooms, upgrade};
+use crate::{
+    accounts, addresses, direct, hooks, messages, moderation, oidc, operations, page, redirect, rooms, upgrade,
+};
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::handler::Handler;
@@ -62,6 +64,7 @@ const HEAD_LIMIT_MIN_BYTES: usize = 8 * 1024;
 fn routes(settings: &Settings) -> Vec<Route> {
     let mut routes = accounts::routes();
     routes.extend(rooms::routes());
+    routes.extend(direct::routes());
     routes.extend(moderation::routes());
     routes.extend(messages::routes());
     routes.extend(oidc::routes());

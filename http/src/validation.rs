@@ -7,8 +7,8 @@ use uproar_core::limits::Limits;
 use uproar_core::protocol::data;
 use uproar_model::text::{self, fits, is_visible, normalize_password};
 use uproar_model::{
-    BOT_MARK, NAME_LIMIT_BYTES, check_message_id, check_new_name, fold_name, is_bot_name, reserved_lookalike,
-    shown_name,
+    BOT_MARK, NAME_LIMIT_BYTES, check_message_id, check_new_name, fold_name, fold_room_name, is_bot_name,
+    reserved_lookalike, shown_name,
 };
 
 /// The largest integer that JavaScript represents exactly (2^53 − 1).
@@ -31,6 +31,8 @@ const LINE_LIMIT_BYTES: usize = 2048;
 const SLOW_MODE_LIMIT_SECONDS: u32 = 6 * 3600;
 const QUERY_LIMIT_CHARACTERS: usize = 128;
 const QUERY_LIMIT_BYTES: usize = 1024;
+/// A direct room has one member more.
+const OTHERS_LIMIT: usize = 9;
 /// The prefix of `live:` channels. `/ws?room=` would mistake a room whose name starts with it for such a channel.
 pub(crate) const LIVE_PREFIX: &str = "live:";
 
@@ -38,9 +40,20 @@ fn ensure(is_valid: bool, message: impl AsRef<str>) -> Result {
     if is_valid { Ok(()) } else { Err(Error::new(message.as_ref())) }
 }
 
-/// The name of an existing user or room.
+/// The name of an existing user.
 pub(crate) fn name(value: &str, _: &Limits) -> Result {
     fold_name(value).map(drop).map_err(|error| Error::new(error.to_string()))
+}
+
+/// The name of an existing room.
+pub(crate) fn room_name(value: &str, _: &Limits) -> Result {
+    fold_room_name(value).map(drop).map_err(|error| Error::new(error.to_string()))
+}
+
+/// The names of the others in a direct room.
+pub(crate) fn usernames(value: &[String], limits: &Limits) -> Result {
+    ensure((1..=OTHERS_LIMIT).contains(&value.len()), format!("must have 1 to {OTHERS_LIMIT} names"))?;
+    value.iter().try_for_each(|value| name(value, limits))
 }
 
 /// The username of a new account.

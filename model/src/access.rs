@@ -1,6 +1,6 @@
 //! Queries about rooms and users, and the store's replies.
 
-use crate::{Epoch, Head, Number, Offset, Publication, RoomId, UnixMillis, UserId};
+use crate::{Epoch, Head, Number, Offset, Publication, RoomId, UnixMillis, User, UserId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -130,7 +130,11 @@ pub struct JoinedRoom {
     pub id: RoomId,
     pub name: String,
     pub title: String,
+    /// Whether it is hidden from those who are not members. Direct rooms are, too.
     pub is_private: bool,
+    pub is_direct: bool,
+    /// The members of a direct room, by id ascending. Those of other rooms are not listed.
+    pub people: Vec<User>,
     pub size: u32,
     pub members: u32,
     pub head: Head,

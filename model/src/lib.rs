@@ -22,8 +22,8 @@ pub use clock::{Clock, Reading, boottime, boottime_ms};
 pub use lease::Lease;
 pub use message_id::{MESSAGE_ID_LIMIT_BYTES, MessageIdError, check_message_id, shown_message_id};
 pub use name::{
-    BOT_MARK, NAME_LIMIT_BYTES, NameError, check_new_name, clean_name, fold_name, is_bot_name, looks_like,
-    numbered_name, reserved_lookalike, shown_name, skeleton,
+    BOT_MARK, NAME_LIMIT_BYTES, NameError, check_new_name, clean_name, fold_name, fold_room_name, is_bot_name,
+    is_direct_name, looks_like, numbered_name, reserved_lookalike, shown_name, skeleton,
 };
 pub use publication::{Head, MemberRef, Page, Publication, Swept, member_body};
 

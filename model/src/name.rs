@@ -59,6 +59,18 @@ pub fn fold_name(name: &str) -> Result<String, NameError> {
     Ok(key)
 }
 
+/// The key of a room's name, which may be that of a direct room. The server makes those; they begin with '@', as no
+/// name does that people choose, and are their own keys.
+pub fn fold_room_name(name: &str) -> Result<String, NameError> {
+    if is_direct_name(name) { Ok(name.to_owned()) } else { fold_name(name) }
+}
+
+/// Whether this is the name of a direct room: '@' and 16 lower-case hexadecimal digits.
+pub fn is_direct_name(name: &str) -> bool {
+    let digits = name.strip_prefix('@').unwrap_or_default();
+    digits.len() == 16 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 /// A name, or another line that people type, as it is stored and shown: in NFC, without spaces around it.
 pub fn shown_name(name: &str) -> String {
     text::normalize(name.trim().to_owned())
@@ -220,6 +232,19 @@ mod tests {
                 assert_eq!(fold_name(&key).as_deref(), Ok(key.as_str()), "{c:?}");
             }
         }
+    }
+
+    #[test]
+    fn only_a_name_that_the_server_made_is_that_of_a_direct_room() {
+        for name in ["@0123456789abcdef", "@ffffffffffffffff"] {
+            assert_eq!(fold_room_name(name).as_deref(), Ok(name));
+            assert_eq!(fold_name(name), Err(NameError::Reserved));
+            assert_eq!(check_new_name(name), Err(NameError::Reserved));
+        }
+        for name in ["@", "@1-2", "@0123456789abcde", "@0123456789abcdef0", "@0123456789ABCDEF", "@0123456789abcdeg"] {
+            assert_eq!(fold_room_name(name), Err(NameError::Reserved), "{name}");
+        }
+        assert_eq!(fold_room_name(" Lobby").as_deref(), Ok("lobby"));
     }
 
     #[test]

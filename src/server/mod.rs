@@ -321,6 +321,7 @@ fn write_rates(limits: &Limits) -> WriteRates {
         joins: limits.joins_rate(),
         joins_of_one_room: limits.rejoins_rate(),
         additions: limits.additions_rate(),
+        direct_rooms: limits.direct_rooms_rate(),
         rooms_owned: Some(limits.rooms_owned_limit).filter(|limit| *limit > 0),
     }
 }

@@ -26,6 +26,8 @@ pub struct WriteRates {
     /// Being added to rooms by others. Any one of them may use a tenth of it, so that nobody alone can keep the others
     /// from adding a user.
     pub additions: Option<Rate>,
+    /// Making direct rooms. It is an addition of each other member, too.
+    pub direct_rooms: Option<Rate>,
     /// Rooms that one user may own.
     pub rooms_owned: Option<u64>,
 }
@@ -50,6 +52,7 @@ struct UserBuckets {
     additions: Option<Buckets<UserId>>,
     /// By the user who adds and the one who is added.
     additions_by_one: Option<Buckets<(UserId, UserId)>>,
+    direct_rooms: Option<Buckets<UserId>>,
 }
 
 /// What was taken for a join, so that it can be given back.
@@ -69,7 +72,7 @@ pub(crate) struct TakenAddition {
 
 impl Allowances {
     pub(crate) fn new(rates: WriteRates) -> Allowances {
-        let WriteRates { writes, joins, joins_of_one_room, additions, rooms_owned: _ } = rates;
+        let WriteRates { writes, joins, joins_of_one_room, additions, direct_rooms, rooms_owned: _ } = rates;
         let tenth = |rate: Rate| Rate {
             tokens: (rate.tokens / 10).max(1),
             burst: (rate.burst / 10).max(1),
@@ -84,6 +87,7 @@ impl Allowances {
                 joins_of_one_room: joins_of_one_room.map(|rate| Buckets::new(rate, BUCKETS_LIMIT)),
                 additions: additions.map(|rate| Buckets::new(rate, BUCKETS_LIMIT)),
                 additions_by_one: additions.map(|rate| Buckets::new(tenth(rate), BUCKETS_LIMIT)),
+                direct_rooms: direct_rooms.map(|rate| Buckets::new(rate, BUCKETS_LIMIT)),
             }),
         }
     }
@@ -148,6 +152,28 @@ impl Allowances {
         Ok(TakenAddition { users, pair })
     }
 
+    /// Takes one write and one direct room of the actor's, and one addition of each other member.
+    pub(crate) fn take_direct(&self, actor: UserId, people: &[UserId]) -> Result<(), UsedUp> {
+        let now_ms = self.now_ms();
+        let others = || people.iter().copied().filter(|person| *person != actor);
+        let mut buckets = self.lock();
+        let UserBuckets { writes, additions, additions_by_one, direct_rooms, .. } = &mut *buckets;
+        let mut wait = wait_ms(writes, &actor, now_ms).max(wait_ms(direct_rooms, &actor, now_ms));
+        for other in others() {
+            wait = wait.max(wait_ms(additions, &other, now_ms)).max(wait_ms(additions_by_one, &(actor, other), now_ms));
+        }
+        if wait > 0 {
+            return Err(UsedUp(wait));
+        }
+        take(writes, actor, now_ms)?;
+        take(direct_rooms, actor, now_ms)?;
+        for other in others() {
+            take(additions, other, now_ms)?;
+            take(additions_by_one, (actor, other), now_ms)?;
+        }
+        Ok(())
+    }
+
     /// Gives an addition back that changed nothing. It counts as a write.
     pub(crate) fn give_back_addition(&self, taken: TakenAddition) {
         let mut buckets = self.lock();
@@ -193,6 +219,7 @@ mod tests {
             joins: Some(Rate::per_hour(1, 4)),
             joins_of_one_room: Some(Rate::per_hour(1, 2)),
             additions: Some(Rate::per_hour(30, 30)),
+            direct_rooms: Some(Rate::per_hour(2, 2)),
             rooms_owned: None,
         })
     }
@@ -260,6 +287,20 @@ mod tests {
             allowances.give_back_addition(allowances.take_addition(ANN, "lobby", BEN).unwrap());
         }
         assert!(allowances.take_addition(ANN, "lobby", BEN).is_err(), "it was a write all the same");
+    }
+
+    #[test]
+    fn a_direct_room_takes_an_addition_of_each_other_member_or_nothing() {
+        let allowances = allowances();
+        assert!(allowances.take_direct(ANN, &[ANN, BEN, CID]).is_ok());
+        assert!(allowances.take_direct(ANN, &[ANN, BEN]).is_ok());
+        assert!(matches!(allowances.take_direct(ANN, &[ANN, CID]), Err(UsedUp(1_700_000..))), "two within an hour");
+        assert_eq!((0..10).filter(|_| allowances.take_write(ANN).is_ok()).count(), 4, "six writes");
+        // Any one may use a tenth of a user's additions, in whichever way.
+        assert!(allowances.take_direct(BEN, &[ANN, BEN]).is_ok());
+        assert!(allowances.take_addition(BEN, "a", ANN).is_ok());
+        assert!(allowances.take_addition(BEN, "b", ANN).is_ok());
+        assert!(allowances.take_direct(BEN, &[ANN, BEN, CID]).is_err());
     }
 
     #[test]

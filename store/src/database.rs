@@ -8,9 +8,9 @@ use crate::connection::DbConnection;
 use crate::error::{ApiKeyError, AppendError, CreateUserError, OpenError, RenameError, RoomError, StoreError};
 use crate::generation::DatabaseGeneration;
 use crate::objects::{
-    Account, Addition, ApiKey, AuditEntry, BanPage, Cursor, DeletedHook, Enrolment, Hook, HookTarget, Join, Login,
-    MemberPage, MessagePage, Move, NewApiKey, NewHook, NewRoom, NewUser, NodeLoad, OtherNode, OutboxRow, OutboxState,
-    Progress, Registration, Removal, Room, RoomAuditPage, RoomChange, RoomChanged, UnreadRoom,
+    Account, Addition, ApiKey, AuditEntry, BanPage, Block, Cursor, DeletedHook, DirectRoom, Enrolment, Hook,
+    HookTarget, Join, Login, MemberPage, MessagePage, Move, NewApiKey, NewHook, NewRoom, NewUser, NodeLoad, OtherNode,
+    OutboxRow, OutboxState, Progress, Registration, Removal, Room, RoomAuditPage, RoomChange, RoomChanged, UnreadRoom,
 };
 use crate::options::OpenOptions;
 use crate::postgres::{Lead, OutboxListener, Postgres, PostgresBus};
@@ -20,7 +20,7 @@ use crate::store::Store;
 use crate::task::Task;
 use crate::turns::{Place, TurnOf, Turns};
 use crate::unwritten::UnwrittenMarkers;
-use crate::{api_keys, history, hooks, markers, names, nodes, outbox, positions, rooms, users};
+use crate::{api_keys, direct, history, hooks, markers, names, nodes, outbox, positions, rooms, users};
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -749,6 +749,36 @@ impl Store for Database {
     ) -> Result<Vec<Publication>, RoomError> {
         let changes = async |db: &mut _| history::membership_changes(db, room, viewer, above, up_to, limit).await;
         self.calls.read_for(viewer, changes).await
+    }
+
+    async fn open_direct(&self, actor: UserId, keys: &[String]) -> Result<DirectRoom, RoomError> {
+        keys.iter().try_for_each(|key| require_user_key(key))?;
+        let (people, known) = self.calls.read_for(actor, async |db| direct::find(db, actor, keys).await).await?;
+        let (name, is_new) = match known {
+            Some(name) => (name, false),
+            None => {
+                self.allowances.take_direct(actor, &people)?;
+                self.calls.change_for(actor, async |db| direct::open(db, actor, &people).await).await?
+            }
+        };
+        let room = self.room(&name, actor).await?.ok_or(RoomError::NoRoom)?;
+        Ok(DirectRoom { room, is_new })
+    }
+
+    async fn block(&self, user: UserId, other_key: &str, limit: u64) -> Result<Block, RoomError> {
+        require_user_key(other_key)?;
+        self.allowances.take_write(user)?;
+        self.calls.change_for(user, async |db| direct::block(db, user, other_key, limit).await).await
+    }
+
+    async fn unblock(&self, user: UserId, other_key: &str) -> Result<(), RoomError> {
+        require_user_key(other_key)?;
+        self.allowances.take_write(user)?;
+        self.calls.change_for(user, async |db| direct::unblock(db, user, other_key).await).await
+    }
+
+    async fn blocks(&self, user: UserId, after: Option<UserId>, limit: usize) -> Result<Vec<Block>, StoreError> {
+        self.calls.read_for(user, async |db| direct::blocks(db, user, after, limit).await).await
     }
 
     fn commits(&self) -> Commits {

@@ -16,6 +16,9 @@ pub enum StoreError {
     Overloaded,
 }
 
+const OWN_BLOCK: &str = "you have blocked one of these people; unblock them first";
+const OTHERS_BLOCK: &str = "you can't start a direct room with these people";
+
 /// How often failures are logged. Clients can cause some of them, and must not fill the log that way.
 const LOG_RATE: Rate = Rate::per_second(1, 20);
 
@@ -126,6 +129,12 @@ pub enum RoomError {
     HookNameTaken,
     #[error("the room has {0} hooks, which is as many as allowed; delete one that nobody needs")]
     TooManyHooks(u64),
+    /// There is no new direct room for a user with somebody who has blocked the user. `by_actor`: or whom the user has
+    /// blocked.
+    #[error("{}", if *.by_actor { OWN_BLOCK } else { OTHERS_BLOCK })]
+    Blocked { by_actor: bool },
+    #[error("you have blocked {0} users, which is as many as allowed; unblock one first")]
+    TooManyBlocks(u64),
     #[error("the room has no such hook")]
     NoHook,
     #[error(transparent)]

@@ -30,6 +30,7 @@ mod commits;
 mod connection;
 mod data_folder;
 mod database;
+mod direct;
 mod error;
 mod generation;
 mod history;
@@ -69,11 +70,11 @@ pub use commits::{Commits, Following, News};
 pub use data_folder::DataFolder;
 pub use error::{ApiKeyError, AppendError, CreateUserError, OpenError, RenameError, RoomError, StoreError};
 pub use objects::{
-    Account, Addition, ApiKey, AuditEntry, Ban, BanPage, Batch, Cursor, DeletedHook, Enrolment, Hook, HookTarget, Join,
-    Login, MemberEntry, MemberPage, Message, MessagePage, Move, NewApiKey, NewHook, NewRoom, NewUser, NodeLoad,
-    OtherNode, OutboxRow, OutboxState, Position, Progress, Reaction, Registration, Removal, Room, RoomAuditEntry,
-    RoomAuditPage, RoomChange, RoomChanged, RoomKind, RoomSettings, Scopes, SettingsChange, UnreadRoom, UsersBy,
-    WhoMay,
+    Account, Addition, ApiKey, AuditEntry, Ban, BanPage, Batch, Block, Cursor, DeletedHook, DirectRoom, Enrolment,
+    Hook, HookTarget, Join, Login, MemberEntry, MemberPage, Message, MessagePage, Move, NewApiKey, NewHook, NewRoom,
+    NewUser, NodeLoad, OtherNode, OutboxRow, OutboxState, Position, Progress, Reaction, Registration, Removal, Room,
+    RoomAuditEntry, RoomAuditPage, RoomChange, RoomChanged, RoomKind, RoomSettings, Scopes, SettingsChange, UnreadRoom,
+    UsersBy, WhoMay,
 };
 pub use open::open;
 pub use options::{DatabaseUrl, OpenOptions};

@@ -2,6 +2,7 @@
 
 use crate::check::rows_limit;
 use crate::connection::{Arg, DbConnection, json, offset_arg, wrong_row_count};
+use crate::direct;
 use crate::error::StoreError;
 use crate::objects::RoomKind;
 use std::collections::{BTreeMap, HashMap};
@@ -204,7 +205,9 @@ pub(crate) async fn rooms_of(
             id: RoomId(id),
             name,
             title,
-            is_private: RoomKind::from_number(kind) == RoomKind::Private,
+            is_private: RoomKind::from_number(kind) != RoomKind::Public,
+            is_direct: RoomKind::from_number(kind) == RoomKind::Direct,
+            people: Vec::new(),
             size: u32::try_from(size).unwrap_or(u32::MAX),
             members: u32::try_from(members).unwrap_or(u32::MAX),
             head: Head {
@@ -219,6 +222,12 @@ pub(crate) async fn rooms_of(
         }
     };
     let mut rooms: Vec<_> = rows.into_iter().map(room_from).collect();
+    let direct: Vec<_> = rooms.iter().filter(|room| room.is_direct).map(|room| room.id).collect();
+    let mut people = direct::people_of(db, &direct).await?;
+    for room in rooms.iter_mut().filter(|room| room.is_direct) {
+        room.people = people.remove(&room.id).unwrap_or_default();
+        room.title = direct::title(&room.people, user);
+    }
     // The page was cut in this order, but the outer query need not keep it.
     rooms.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     Ok(rooms)

@@ -8,16 +8,17 @@ use crate::api_keys::KEYS_LIMIT;
 use crate::check::{is_storable, refusal, require_storable, rows_limit};
 use crate::commits::Commits;
 use crate::connection::unix_millis;
+use crate::direct;
 use crate::error::{ApiKeyError, AppendError, CreateUserError, RenameError, RoomError, StoreError};
 use crate::history::{PAGE_ITEMS_LIMIT, more};
 use crate::hooks::CANNOT_MANAGE;
 use crate::memory::rights::{StoredAudit, StoredBan};
 use crate::names;
 use crate::objects::{
-    Account, Addition, ApiKey, AuditEntry, BanPage, Batch, Cursor, DeletedHook, Enrolment, Hook, HookTarget, Join,
-    Login, MemberEntry, MemberPage, Message, MessagePage, Move, NewApiKey, NewHook, NewRoom, NewUser, Position,
-    Progress, Reaction, Registration, Removal, Room, RoomAuditPage, RoomChange, RoomChanged, RoomKind, RoomSettings,
-    UnreadRoom, WhoMay,
+    Account, Addition, ApiKey, AuditEntry, BanPage, Batch, Block, Cursor, DeletedHook, DirectRoom, Enrolment, Hook,
+    HookTarget, Join, Login, MemberEntry, MemberPage, Message, MessagePage, Move, NewApiKey, NewHook, NewRoom, NewUser,
+    Position, Progress, Reaction, Registration, Removal, Room, RoomAuditPage, RoomChange, RoomChanged, RoomKind,
+    RoomSettings, UnreadRoom, WhoMay,
 };
 use crate::options::OpenOptions;
 use crate::rights::{BANNED_STAYS_OUT, Told};
@@ -68,6 +69,8 @@ pub struct MemoryStore {
     join_leave_limit: u64,
     readers: BTreeMap<String, Registration>,
     positions: BTreeMap<(Arc<str>, RoomId), Position>,
+    /// Who has blocked whom, and since when.
+    blocks: BTreeMap<(UserId, UserId), UnixMillis>,
 }
 
 #[derive(Clone, Debug)]
@@ -170,6 +173,7 @@ impl Default for MemoryStore {
             join_leave_limit: OpenOptions::default().join_leave_limit,
             readers: BTreeMap::new(),
             positions: BTreeMap::new(),
+            blocks: BTreeMap::new(),
         }
     }
 }
@@ -370,7 +374,7 @@ impl MemoryStore {
             return match room.kind {
                 RoomKind::Public if room.is_banned(user, now) => Err(JoinError::Banned),
                 RoomKind::Public => Ok(None),
-                RoomKind::Private => Err(JoinError::NoRoom),
+                RoomKind::Private | RoomKind::Direct => Err(JoinError::NoRoom),
             };
         };
         let head = self.head(id, room);
@@ -492,8 +496,10 @@ impl MemoryStore {
             Some(JoinedRoom {
                 id,
                 name: room.name.clone(),
-                title: room.title.clone(),
-                is_private: room.kind == RoomKind::Private,
+                title: self.title(room, user),
+                is_private: room.kind != RoomKind::Public,
+                is_direct: room.kind == RoomKind::Direct,
+                people: self.people(room),
                 size: room.size,
                 members: u32::try_from(room.members.len()).unwrap_or(u32::MAX),
                 head: self.head(id, room),
@@ -637,41 +643,108 @@ impl MemoryStore {
         self.last_room += 1;
         let id = RoomId(self.last_room);
         let owner = Membership::new(Role::Owner, now, Marker::default());
-        let stored = StoredRoom {
-            name: room.name,
-            title: room.title,
-            kind: room.kind,
-            size: room.size.max(1),
-            created_at: now,
-            members: BTreeMap::from([(room.owner, owner)]),
-            number: 0,
-            slow_mode_seconds: 0,
-            who_may_post: 0,
-            topic: String::new(),
-            who_may_invite: RoomSettings::default().who_may_invite,
-            bans: BTreeMap::new(),
-            silences: BTreeMap::new(),
-            pins: Vec::new(),
-            log: Vec::new(),
-            ids: BTreeMap::new(),
-            reactions: BTreeMap::new(),
-        };
+        let members = BTreeMap::from([(room.owner, owner)]);
+        let stored = StoredRoom::new(room.name, room.title, room.kind, room.size.max(1), now, members);
         let view = self.view(id, &stored, room.owner);
         self.rooms.insert(id, stored);
         view.ok_or(RoomError::NoRoom)
     }
 
+    fn is_direct(&self, id: RoomId) -> bool {
+        self.rooms.get(&id).is_some_and(|room| room.kind == RoomKind::Direct)
+    }
+
+    /// The members of a direct room.
+    fn people(&self, room: &StoredRoom) -> Vec<User> {
+        let members = room.members.keys().filter(|_| room.kind == RoomKind::Direct);
+        members.map(|id| self.user(*id)).collect()
+    }
+
+    fn title(&self, room: &StoredRoom, viewer: UserId) -> String {
+        match room.kind {
+            RoomKind::Direct => direct::title(&self.people(room), viewer),
+            RoomKind::Public | RoomKind::Private => room.title.clone(),
+        }
+    }
+
+    /// [`Store::open_direct`].
+    pub fn open_direct(&mut self, now: UnixMillis, actor: UserId, keys: &[String]) -> Result<DirectRoom, RoomError> {
+        let others: Option<Vec<_>> = keys.iter().map(|key| self.user_id(key)).collect();
+        let people = direct::together(actor, others.ok_or(RoomError::NoUser)?)?;
+        let mut rooms = self.rooms.values().filter(|room| room.kind == RoomKind::Direct);
+        let known = rooms.find(|room| room.members.keys().eq(&people)).map(|room| room.name.clone());
+        let is_new = known.is_none();
+        let name = match known {
+            Some(name) => name,
+            None => self.make_direct(now, actor, &people)?,
+        };
+        let room = self.room(&name, actor).ok_or(RoomError::NoRoom)?;
+        Ok(DirectRoom { room, is_new })
+    }
+
+    fn make_direct(&mut self, now: UnixMillis, actor: UserId, people: &[UserId]) -> Result<String, RoomError> {
+        if people.iter().any(|person| self.blocks.contains_key(&(actor, *person))) {
+            return Err(RoomError::Blocked { by_actor: true });
+        }
+        if people.iter().any(|person| self.blocks.contains_key(&(*person, actor))) {
+            return Err(RoomError::Blocked { by_actor: false });
+        }
+        if !people.iter().all(|person| self.users.contains_key(person)) {
+            return Err(RoomError::NoUser);
+        }
+        self.last_room += 1;
+        let name = format!("@{:016x}", self.last_room);
+        let size = u32::try_from(people.len()).unwrap_or(u32::MAX);
+        let member = Membership::new(Role::Member, now, Marker::default());
+        let members = people.iter().map(|person| (*person, member)).collect();
+        let stored = StoredRoom::new(name.clone(), String::new(), RoomKind::Direct, size, now, members);
+        self.rooms.insert(RoomId(self.last_room), stored);
+        Ok(name)
+    }
+
+    /// [`Store::block`].
+    pub fn block(&mut self, now: UnixMillis, user: UserId, other_key: &str, limit: u64) -> Result<Block, RoomError> {
+        let other = self.user_id(other_key).ok_or(RoomError::NoUser)?;
+        if other == user {
+            return Err(RoomError::NotAllowed(direct::OWN_BLOCK));
+        }
+        if !self.blocks.contains_key(&(user, other)) {
+            if !self.users.contains_key(&user) {
+                return Err(RoomError::NoUser);
+            }
+            if self.blocks.keys().filter(|(blocker, _)| *blocker == user).count() as u64 >= limit {
+                return Err(RoomError::TooManyBlocks(limit));
+            }
+            self.blocks.insert((user, other), now);
+        }
+        let at = self.blocks.get(&(user, other)).copied().unwrap_or(now);
+        Ok(Block { user: self.user(other), at })
+    }
+
+    /// [`Store::unblock`].
+    pub fn unblock(&mut self, user: UserId, other_key: &str) -> Result<(), RoomError> {
+        let other = self.user_id(other_key).ok_or(RoomError::NoUser)?;
+        self.blocks.remove(&(user, other));
+        Ok(())
+    }
+
+    /// [`Store::blocks`].
+    pub fn blocks(&self, user: UserId, after: Option<UserId>, limit: usize) -> Vec<Block> {
+        let own = self.blocks.iter().filter(|((blocker, other), _)| *blocker == user && Some(*other) > after);
+        own.take(rows_limit(limit)).map(|((_, other), at)| Block { user: self.user(*other), at: *at }).collect()
+    }
+
     /// A room as one user sees it.
     fn view(&self, id: RoomId, room: &StoredRoom, viewer: UserId) -> Option<Room> {
         let membership = room.members.get(&viewer);
-        if room.kind == RoomKind::Private && membership.is_none() {
+        if room.kind != RoomKind::Public && membership.is_none() {
             return None;
         }
         let head = self.head(id, room);
         Some(Room {
             id,
             name: room.name.clone(),
-            title: room.title.clone(),
+            title: self.title(room, viewer),
             kind: room.kind,
             size: room.size,
             members: u32::try_from(room.members.len()).unwrap_or(u32::MAX),
@@ -681,6 +754,7 @@ impl MemoryStore {
             role: membership.map(|m| m.role),
             settings: room.settings(),
             pins: Vec::new(),
+            people: self.people(room),
         })
     }
 
@@ -697,7 +771,7 @@ impl MemoryStore {
         let id = self.room_id(name).ok_or(RoomError::NoRoom)?;
         let room = self.rooms.get(&id).ok_or(RoomError::NoRoom)?;
         let role = room.members.get(&actor).map(|member| member.role);
-        if room.kind == RoomKind::Private && role.is_none() {
+        if room.kind != RoomKind::Public && role.is_none() {
             return Err(RoomError::NoRoom);
         }
         Ok((id, room, role))
@@ -776,7 +850,10 @@ impl MemoryStore {
         actor: UserId,
         member_key: &str,
     ) -> Result<Addition, RoomError> {
-        let (id, _, role) = self.look_up(name, actor)?;
+        let (id, room, role) = self.look_up(name, actor)?;
+        if room.kind == RoomKind::Direct {
+            return Err(RoomError::NotAllowed(direct::CANNOT_ADD));
+        }
         if role.is_none_or(|role| role < Role::Moderator) {
             return Err(RoomError::NotAllowed(CANNOT_ADD));
         }
@@ -810,6 +887,9 @@ impl MemoryStore {
         let (id, room, actor_role) = self.look_up(name, actor)?;
         let member = self.user_id(member_key).ok_or(RoomError::NoUser)?;
         let leaving = member == actor;
+        if room.kind == RoomKind::Direct {
+            return Err(RoomError::NotAllowed(if leaving { direct::CANNOT_LEAVE } else { direct::CANNOT_REMOVE }));
+        }
         if !leaving && actor_role.is_none_or(|role| role < Role::Moderator) {
             return Err(RoomError::NotAllowed(CANNOT_REMOVE));
         }
@@ -840,7 +920,10 @@ impl MemoryStore {
         actor: UserId,
         reserved_ms: u64,
     ) -> Result<RoomId, RoomError> {
-        let (id, _, role) = self.look_up(name, actor)?;
+        let (id, room, role) = self.look_up(name, actor)?;
+        if room.kind == RoomKind::Direct {
+            return Err(RoomError::NotAllowed(direct::CANNOT_DELETE));
+        }
         if role != Some(Role::Owner) {
             return Err(RoomError::NotAllowed(CANNOT_DELETE));
         }
@@ -1043,6 +1126,35 @@ impl MemoryStore {
 }
 
 impl StoredRoom {
+    fn new(
+        name: String,
+        title: String,
+        kind: RoomKind,
+        size: u32,
+        created_at: UnixMillis,
+        members: BTreeMap<UserId, Membership>,
+    ) -> StoredRoom {
+        StoredRoom {
+            name,
+            title,
+            kind,
+            size,
+            created_at,
+            members,
+            number: 0,
+            slow_mode_seconds: 0,
+            who_may_post: 0,
+            topic: String::new(),
+            who_may_invite: RoomSettings::default().who_may_invite,
+            bans: BTreeMap::new(),
+            silences: BTreeMap::new(),
+            pins: Vec::new(),
+            log: Vec::new(),
+            ids: BTreeMap::new(),
+            reactions: BTreeMap::new(),
+        }
+    }
+
     /// Why a member may not post an item that is not stored yet.
     fn limited(&self, now: UnixMillis, item: &Item, member: &Membership) -> Option<Refusal> {
         if matches!(item.kind, Kind::Message | Kind::Edit | Kind::React)
@@ -1381,7 +1493,10 @@ impl Store for SharedMemoryStore {
         let visible = store.rooms.iter().filter_map(|(id, room)| store.view(*id, room, viewer));
         let mut found: Vec<_> = visible
             .filter(|room| after.is_none_or(|after| room.name.as_str() > after))
-            .filter(|room| room.name.contains(&query) || text::fold(&room.title).contains(&query))
+            .filter(|room| {
+                let is_named = room.kind != RoomKind::Direct && room.name.contains(&query);
+                is_named || text::fold(&room.title).contains(&query)
+            })
             .collect();
         found.sort_by(|a, b| a.name.cmp(&b.name));
         found.truncate(rows_limit(limit));
@@ -1457,6 +1572,22 @@ impl Store for SharedMemoryStore {
         limit: usize,
     ) -> Result<Vec<Publication>, RoomError> {
         self.lock().membership_changes(room, viewer, above, up_to, limit)
+    }
+
+    async fn open_direct(&self, actor: UserId, keys: &[String]) -> Result<DirectRoom, RoomError> {
+        self.lock().open_direct(now(), actor, keys)
+    }
+
+    async fn block(&self, user: UserId, other_key: &str, limit: u64) -> Result<Block, RoomError> {
+        self.lock().block(now(), user, other_key, limit)
+    }
+
+    async fn unblock(&self, user: UserId, other_key: &str) -> Result<(), RoomError> {
+        self.lock().unblock(user, other_key)
+    }
+
+    async fn blocks(&self, user: UserId, after: Option<UserId>, limit: usize) -> Result<Vec<Block>, StoreError> {
+        Ok(self.lock().blocks(user, after, limit))
     }
 
     fn commits(&self) -> Commits {
@@ -1547,6 +1678,9 @@ impl Store for SharedMemoryStore {
     async fn enroll(&self, name: &str, user: UserId, bot: UserId) -> Result<Enrolment, RoomError> {
         let mut store = self.lock();
         let room = store.room_id(name).ok_or(RoomError::NoRoom)?;
+        if store.is_direct(room) {
+            return Err(RoomError::NotAllowed(direct::CANNOT_ADD));
+        }
         let (joined, publication) = store.join_room(now(), room, user, bot)?;
         Ok(Enrolment { room, joined, publication })
     }
@@ -1580,6 +1714,9 @@ impl Store for SharedMemoryStore {
         let mut store = self.lock();
         let is_meant = |id: &RoomId| only.is_none_or(|only| only == *id);
         let id = store.room_id(name).filter(is_meant).ok_or(RoomError::NoRoom)?;
+        if store.is_direct(id) {
+            return Err(RoomError::NotAllowed(direct::CANNOT_REMOVE));
+        }
         let room = store.rooms.get_mut(&id).ok_or(RoomError::NoRoom)?;
         let role = room.members.get(&user).map(|member| member.role).ok_or(RoomError::NotMember)?;
         if role == Role::Owner {
@@ -1600,6 +1737,9 @@ impl Store for SharedMemoryStore {
         let mut store = self.lock();
         let is_meant = |id: &RoomId| only.is_none_or(|only| only == *id);
         let room = store.room_id(name).filter(is_meant).and_then(|id| store.rooms.get(&id)).ok_or(RoomError::NoRoom)?;
+        if room.kind == RoomKind::Direct {
+            return Err(RoomError::NotAllowed(direct::CANNOT_DELETE));
+        }
         let owner = room.members.iter().find(|(_, member)| member.role == Role::Owner).map(|(id, _)| *id);
         store.delete_room(now(), name, owner.ok_or(RoomError::NoRoom)?, reserved_ms)
     }

@@ -28,6 +28,7 @@ pub(crate) const SQLITE: &[Migration] = &[
     (16, "batches", include_str!("../../migrations/sqlite/0016_batches.sql")),
     (17, "silences", include_str!("../../migrations/sqlite/0017_silences.sql")),
     (18, "moderation", include_str!("../../migrations/sqlite/0018_moderation.sql")),
+    (19, "direct", include_str!("../../migrations/sqlite/0019_direct.sql")),
 ];
 
 pub(crate) const POSTGRES: &[Migration] = &[
@@ -57,6 +58,7 @@ pub(crate) const POSTGRES: &[Migration] = &[
     (24, "silences", include_str!("../../migrations/postgres/0024_silences.sql")),
     (25, "judgement", include_str!("../../migrations/postgres/0025_judgement.sql")),
     (26, "moderation", include_str!("../../migrations/postgres/0026_moderation.sql")),
+    (27, "direct", include_str!("../../migrations/postgres/0027_direct.sql")),
 ];
 
 /// Changing the schema of a large database takes long, and an administrator can see that the database is at work.

@@ -152,7 +152,8 @@ pub(crate) async fn update(db: &mut DbConnection) -> Result<(), StoreError> {
         db.execute(sql, &[Arg::Int(renamed.id), Arg::Text(&renamed.shown)]).await?;
     }
 
-    let rooms = "SELECT id, name, title FROM rooms WHERE name IS NOT NULL ORDER BY id";
+    // The server makes the names of direct rooms, which have no titles.
+    let rooms = "SELECT id, name, title FROM rooms WHERE name IS NOT NULL AND kind <> 2 ORDER BY id";
     let rooms = db.all::<(i64, String, String)>(rooms, &[]).await?;
     let names: Vec<_> = rooms.iter().map(|(id, name, _)| (*id, name.clone(), name.clone())).collect();
     let changed = rename("room", &names);

@@ -7,18 +7,24 @@ use std::str::FromStr;
 use std::sync::Arc;
 use uproar_model::{Epoch, Number, Offset, Publication, Revocation, Role, RoomId, UnixMillis, User, UserId};
 
-/// Who can find a room. The numbers are those in the database; 2 is reserved for direct rooms.
+/// Who can find a room. The numbers are those in the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RoomKind {
     Public = 0,
     Private = 1,
+    /// Between the people who are in it from the start, for good. Nobody else can find it.
+    Direct = 2,
 }
 
 impl RoomKind {
     /// The kind with this number in the database. A number that this build does not know counts as private, so that
     /// strangers never see such a room.
     pub(crate) fn from_number(number: i64) -> RoomKind {
-        if number == 0 { RoomKind::Public } else { RoomKind::Private }
+        match number {
+            0 => RoomKind::Public,
+            2 => RoomKind::Direct,
+            _ => RoomKind::Private,
+        }
     }
 }
 
@@ -285,6 +291,23 @@ pub struct Room {
     pub settings: RoomSettings,
     /// The offsets of the pinned messages, the latest pin first. Only `Store::room` tells them, and only to members.
     pub pins: Vec<Offset>,
+    /// The members of a direct room, by id ascending. Those of other rooms are not listed.
+    pub people: Vec<User>,
+}
+
+/// A direct room, as the user sees it who has asked for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirectRoom {
+    pub room: Room,
+    /// Whether this call has made it.
+    pub is_new: bool,
+}
+
+/// Somebody whom a user has blocked, and since when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Block {
+    pub user: User,
+    pub at: UnixMillis,
 }
 
 /// A member in the list of a room's members.

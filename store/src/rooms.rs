@@ -10,7 +10,7 @@ use crate::objects::{
 };
 use crate::postgres::rooms as postgres;
 use crate::rights::{self, BANNED_STAYS_OUT, Told};
-use crate::{names, search, users};
+use crate::{direct, names, search, users};
 use std::collections::HashMap;
 use uproar_model::{
     Head, JoinError, Kind, Marker, Offset, Publication, Role, RoomId, UnixMillis, User, UserId, member_body, skeleton,
@@ -47,7 +47,20 @@ fn room_from(generation: DatabaseGeneration, row: RoomRow) -> Room {
         role: role.map(Role::from_number),
         settings: RoomSettings::from_row(topic, slow_mode, post, invite),
         pins: Vec::new(),
+        people: Vec::new(),
     }
+}
+
+/// Adds who is in the direct rooms among these, and gives them titles.
+async fn add_people(db: &mut DbConnection, rooms: &mut [Room], viewer: UserId) -> Result<(), StoreError> {
+    let direct: Vec<_> = rooms.iter().filter(|room| room.kind == RoomKind::Direct).map(|room| room.id).collect();
+    // They never change, so it does not matter that this is another snapshot.
+    let mut people = direct::people_of(db, &direct).await?;
+    for room in rooms.iter_mut().filter(|room| room.kind == RoomKind::Direct) {
+        room.people = people.remove(&room.id).unwrap_or_default();
+        room.title = direct::title(&room.people, viewer);
+    }
+    Ok(())
 }
 
 /// Creates a room with its owner as the only member.
@@ -110,6 +123,7 @@ pub(crate) async fn create(db: &mut DbConnection, room: &NewRoom, owned_limit: O
         role: Some(Role::Owner),
         settings: RoomSettings::default(),
         pins: Vec::new(),
+        people: Vec::new(),
     })
 }
 
@@ -183,6 +197,7 @@ pub(crate) async fn find(
     if room.role.is_some() {
         room.pins = rights::pins(db, room.id).await?;
     }
+    add_people(db, std::slice::from_mut(&mut room), viewer).await?;
     Ok(Some(room))
 }
 
@@ -205,7 +220,9 @@ pub(crate) async fn list(
     let newer = NewerMarkers::new(db, newer);
     let args = newer.after(&[Arg::Int(viewer.0), Arg::Ints(&found)]);
     let rows = db.all(sql, &args).await?;
-    Ok(rows.into_iter().map(|row| room_from(db.generation(), row)).collect())
+    let mut rooms: Vec<_> = rows.into_iter().map(|row| room_from(db.generation(), row)).collect();
+    add_people(db, &mut rooms, viewer).await?;
+    Ok(rooms)
 }
 
 /// The membership of a user after a join.
@@ -394,7 +411,8 @@ impl From<JoinError> for RoomError {
     }
 }
 
-/// The room with this name and the actor's role in it. `NoRoom` also for a private room that the actor is not in.
+/// The room with this name and the actor's role in it. `NoRoom` also for a private or direct room that the actor is not
+/// in.
 pub(crate) async fn look_up(
     db: &mut DbConnection,
     name: &str,
@@ -405,7 +423,7 @@ pub(crate) async fn look_up(
     let args = [Arg::Text(name), Arg::Int(actor.0)];
     let (id, kind, role) = db.optional::<(i64, i64, Option<i64>)>(sql, &args).await?.ok_or(RoomError::NoRoom)?;
     let (kind, role) = (RoomKind::from_number(kind), role.map(Role::from_number));
-    if kind == RoomKind::Private && role.is_none() {
+    if kind != RoomKind::Public && role.is_none() {
         return Err(RoomError::NoRoom);
     }
     Ok((RoomId(id), kind, role))
@@ -433,7 +451,10 @@ async fn check_addition(
     actor: UserId,
     member_key: &str,
 ) -> Result<(RoomId, Account), RoomError> {
-    let (room, _, role) = look_up(db, name, actor).await?;
+    let (room, kind, role) = look_up(db, name, actor).await?;
+    if kind == RoomKind::Direct {
+        return Err(RoomError::NotAllowed(direct::CANNOT_ADD));
+    }
     if role.is_none_or(|role| role < Role::Moderator) {
         return Err(RoomError::NotAllowed(CANNOT_ADD));
     }
@@ -505,12 +526,21 @@ pub(crate) async fn enroll(
     shown_limit: u64,
 ) -> Result<Enrolment, RoomError> {
     let (room, _) = named(db, name).await?.ok_or(RoomError::NoRoom)?;
+    if is_direct(db, room).await? {
+        return Err(RoomError::NotAllowed(direct::CANNOT_ADD));
+    }
     let Membership { is_new: joined, publication, .. } = if db.is_postgres() {
         postgres::enroll(db, room, user, actor, shown_limit).await?
     } else {
         join_sqlite(db, room, user, actor, shown_limit).await??
     };
     Ok(Enrolment { room, joined, publication })
+}
+
+/// Whether this is a direct room, which stays what it is.
+async fn is_direct(db: &mut DbConnection, room: RoomId) -> Result<bool, StoreError> {
+    let found = db.optional::<(i64,)>("SELECT id FROM rooms WHERE id = $1 AND kind = 2", &[Arg::Int(room.0)]).await?;
+    Ok(found.is_some())
 }
 
 /// Whether the user with this key is the actor, and a member who may leave the room.
@@ -612,8 +642,12 @@ pub(crate) async fn remove_member(
     actor: UserId,
     member_key: &str,
 ) -> Result<Removal, RoomError> {
-    let (room, _, actor_role) = look_up(db, name, actor).await?;
+    let (room, kind, actor_role) = look_up(db, name, actor).await?;
     let mut key = users::current_key(db, member_key).await?.ok_or(RoomError::NoUser)?;
+    if kind == RoomKind::Direct {
+        let leaving = users::by_username(db, &key).await?.is_some_and(|account| account.id == actor);
+        return Err(RoomError::NotAllowed(if leaving { direct::CANNOT_LEAVE } else { direct::CANNOT_REMOVE }));
+    }
     if db.is_postgres() {
         for _ in 0..RENAMINGS_LIMIT {
             match postgres::remove_member(db, room, actor, &key).await {
@@ -666,6 +700,9 @@ pub(crate) async fn expel(
     if only.is_some_and(|only| only != room) {
         return Err(RoomError::NoRoom);
     }
+    if is_direct(db, room).await? {
+        return Err(RoomError::NotAllowed(direct::CANNOT_REMOVE));
+    }
     if db.is_postgres() {
         let (member, publication) = postgres::expel(db, room, actor, user).await?;
         return Ok(Removal { room, member, publication });
@@ -700,6 +737,10 @@ pub(crate) async fn end_membership(
 
 /// An owner of a room: the one who created it, if possible.
 pub(crate) async fn owner(db: &mut DbConnection, name: &str) -> Result<UserId, RoomError> {
+    let (room, _) = named(db, name).await?.ok_or(RoomError::NoRoom)?;
+    if is_direct(db, room).await? {
+        return Err(RoomError::NotAllowed(direct::CANNOT_DELETE));
+    }
     let sql = "SELECT m.user_id FROM rooms r JOIN members m ON m.room_id = r.id AND m.role = 2 WHERE r.name = $1
         ORDER BY CASE WHEN m.user_id = r.created_by THEN 0 ELSE 1 END, m.user_id LIMIT 1";
     let found = db.optional::<(i64,)>(sql, &[Arg::Text(name)]).await?;
@@ -715,9 +756,12 @@ pub(crate) async fn delete(
     actor: UserId,
     reserved_ms: u64,
 ) -> Result<RoomId, RoomError> {
-    let (room, _, role) = look_up(db, name, actor).await?;
+    let (room, kind, role) = look_up(db, name, actor).await?;
     if only.is_some_and(|only| only != room) {
         return Err(RoomError::NoRoom);
+    }
+    if kind == RoomKind::Direct {
+        return Err(RoomError::NotAllowed(direct::CANNOT_DELETE));
     }
     if role != Some(Role::Owner) {
         return Err(RoomError::NotAllowed(CANNOT_DELETE));

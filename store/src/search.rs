@@ -27,10 +27,13 @@ pub(crate) async fn rooms(
         pattern.push(c);
     }
     pattern.push('%');
-    // Of the rooms that only their members see, there are few per user.
+    // Of the rooms that only their members see, there are few per user. Direct ones are found by who else is in them.
     let sql = "SELECT r.name, r.id FROM members m JOIN rooms r ON r.id = m.room_id
         WHERE m.user_id = $1 AND r.kind <> 0 AND r.name > $2
-          AND (r.name LIKE $3 ESCAPE '\\' OR r.title_key LIKE $3 ESCAPE '\\')
+          AND CASE r.kind WHEN 2 THEN $3 = '%%' OR EXISTS (
+            SELECT 1 FROM members o JOIN users u ON u.id = o.user_id
+            WHERE o.room_id = r.id AND o.user_id <> $1 AND u.username_key LIKE $3 ESCAPE '\\')
+          ELSE r.name LIKE $3 ESCAPE '\\' OR r.title_key LIKE $3 ESCAPE '\\' END
         ORDER BY r.name LIMIT $4";
     let args = [Arg::Int(viewer.0), Arg::Text(after), Arg::Text(&pattern), Arg::Int(limit)];
     let mut found: Vec<(String, i64)> = db.all(sql, &args).await?;

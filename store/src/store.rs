@@ -3,9 +3,9 @@
 use crate::commits::Commits;
 use crate::error::{ApiKeyError, AppendError, CreateUserError, RenameError, RoomError, StoreError};
 use crate::objects::{
-    Account, Addition, ApiKey, AuditEntry, BanPage, Cursor, DeletedHook, Enrolment, Hook, HookTarget, Join, Login,
-    MemberPage, MessagePage, Move, NewApiKey, NewHook, NewRoom, NewUser, NodeLoad, OtherNode, OutboxRow, OutboxState,
-    Progress, Registration, Removal, Room, RoomAuditPage, RoomChange, RoomChanged, UnreadRoom,
+    Account, Addition, ApiKey, AuditEntry, BanPage, Block, Cursor, DeletedHook, DirectRoom, Enrolment, Hook,
+    HookTarget, Join, Login, MemberPage, MessagePage, Move, NewApiKey, NewHook, NewRoom, NewUser, NodeLoad, OtherNode,
+    OutboxRow, OutboxState, Progress, Registration, Removal, Room, RoomAuditPage, RoomChange, RoomChanged, UnreadRoom,
 };
 use crate::outbox;
 use crate::postgres::{Lead, OutboxListener, PostgresBus};
@@ -227,6 +227,24 @@ pub trait Store: Send + Sync + 'static {
         up_to: Offset,
         limit: usize,
     ) -> Result<Vec<Publication>, RoomError>;
+
+    // ── direct rooms and blocks ──
+
+    /// The direct room of a user and those with these keys: the one that they have, or a new one, of which all of them
+    /// are members from the start. Only a new one takes something from the user's allowances, and is refused if the
+    /// user has blocked one of the others or was blocked by one: `RoomError::Blocked`. `RoomError::NotAllowed`: nobody
+    /// else is named, or more than 9 people are.
+    async fn open_direct(&self, actor: UserId, keys: &[String]) -> Result<DirectRoom, RoomError>;
+
+    /// Records that a user has blocked another one, who has this key. If so already, nothing changes. `limit`: how many
+    /// others a user may have blocked.
+    async fn block(&self, user: UserId, other_key: &str, limit: u64) -> Result<Block, RoomError>;
+
+    /// Lifts a block. If there is none, nothing changes.
+    async fn unblock(&self, user: UserId, other_key: &str) -> Result<(), RoomError>;
+
+    /// Whom a user has blocked, by user id ascending: ids after `after`, at most `limit` users.
+    async fn blocks(&self, user: UserId, after: Option<UserId>, limit: usize) -> Result<Vec<Block>, StoreError>;
 
     // ── readers of the log ───────────
 

@@ -13,7 +13,7 @@ pub(crate) struct Table {
 }
 
 /// All tables except `meta`, most of whose rows belong to one database. A table comes after those that it refers to.
-pub(crate) const TABLES: [Table; 20] = [
+pub(crate) const TABLES: [Table; 21] = [
     Table {
         name: "users",
         columns: &[
@@ -47,6 +47,7 @@ pub(crate) const TABLES: [Table; 20] = [
             "skeleton",
             "topic",
             "who_may_invite",
+            "direct_key",
         ],
         key: "id",
     },
@@ -101,6 +102,7 @@ pub(crate) const TABLES: [Table; 20] = [
     Table { name: "api_keys", columns: &["name", "key_hash", "user_id", "scopes", "users", "created_at"], key: "name" },
     Table { name: "audit", columns: &["id", "at", "actor", "action", "target", "outcome", "times"], key: "id" },
     Table { name: "former_names", columns: &["name_key", "username", "skeleton", "user_id"], key: "name_key" },
+    Table { name: "blocks", columns: &["user_id", "blocked_id", "at"], key: "user_id, blocked_id" },
     Table { name: "reserved_names", columns: &["name", "owner_id", "until", "skeleton"], key: "name" },
     Table {
         name: "readers",

@@ -114,6 +114,21 @@ impl Wire {
         message["push"][field].clone()
     }
 
+    /// The next event on the user's own channel. Other messages are left out.
+    pub async fn user_event(&mut self) -> Value {
+        loop {
+            match self.waiting.pop_front() {
+                Some(message)
+                    if message["push"]["channel"].as_str().is_some_and(|channel| channel.starts_with("user:")) =>
+                {
+                    return message["push"]["pub"]["data"].clone();
+                }
+                Some(_) => {}
+                None => self.waiting = self.frame().await.into(),
+            }
+        }
+    }
+
     /// Reads up to the close frame and returns its code.
     pub async fn close_code(&mut self) -> u16 {
         self.closed().await.0

@@ -132,6 +132,7 @@ mod cluster_faults;
 mod cluster_presence;
 mod crash;
 mod crowd;
+mod direct;
 mod echo;
 mod embedding;
 mod failover;

@@ -1,6 +1,6 @@
 //! The names of channels.
 
-use uproar_model::fold_name;
+use uproar_model::fold_room_name;
 
 /// The longest name of a `live:` channel, without the prefix, in bytes.
 pub const LIVE_NAME_LIMIT_BYTES: usize = 255;
@@ -16,7 +16,7 @@ pub fn check_live_name(name: &str) -> Result<(), String> {
         return Err(format!("the name of a live: channel has 1 to {LIVE_NAME_LIMIT_BYTES} {text}"));
     }
     match room_of_live(name) {
-        Some(room) if fold_name(room).is_ok_and(|key| key == room) => Ok(()),
+        Some(room) if fold_room_name(room).is_ok_and(|key| key == room) => Ok(()),
         Some(_) => {
             Err("a live: channel that contains / is live:<room>/<name>, with the name of the room as the server \
                         spells it"

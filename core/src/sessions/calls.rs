@@ -15,7 +15,7 @@ use crate::protocol::centrifuge::{EncodedPublications, History, PresenceList, Re
 use crate::protocol::{self, CloseReason, Entry, ProtocolError};
 use crate::shard::Shard;
 use std::sync::Arc;
-use uproar_model::{Claims, Epoch, Marker, Offset, PageRequest, Publication, RoomId, TokenError, fold_name};
+use uproar_model::{Claims, Epoch, Marker, Offset, PageRequest, Publication, RoomId, TokenError, fold_room_name};
 
 /// The most rooms in one answer to `rooms`.
 const ROOMS_LIMIT: usize = 100;
@@ -360,7 +360,7 @@ impl Shard {
         self.take_list(command.slot)?;
         let Some(session) = self.connections[command.slot].session() else { return Ok(()) };
         let limit = wanted.limit.unwrap_or(ROOMS_LIMIT).clamp(1, ROOMS_LIMIT);
-        let after = wanted.after.as_deref().map(fold_name).transpose();
+        let after = wanted.after.as_deref().map(fold_room_name).transpose();
         let after = after.map_err(|error| bad_request(&format!("the name in 'after' {error}")))?;
         // One more than asked for tells whether there are more.
         let request = StoreRequest::Rooms { user: session.user.id, after, limit: limit + 1 };

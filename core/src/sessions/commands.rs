@@ -17,7 +17,7 @@ use crate::protocol::{self, CloseReason, Format, ProtocolError};
 use crate::shard::Shard;
 use std::sync::Arc;
 use uproar_model::fairness::{Bucket, Rate};
-use uproar_model::{Epoch, Offset, UserId, fold_name};
+use uproar_model::{Epoch, Offset, UserId, fold_room_name};
 
 /// A flag of `subscribe`: a position that does not exist is an error.
 const STRICT_FLAG: i64 = 2;
@@ -305,7 +305,7 @@ impl Shard {
         }
         let channel = &*subscribe.channel;
         let is_room = match channel.split_once(':') {
-            Some(("room", key)) if fold_name(key).is_ok_and(|folded| folded == key) => true,
+            Some(("room", key)) if fold_room_name(key).is_ok_and(|folded| folded == key) => true,
             Some(("live", name)) if protocol::check_live_name(name).is_ok() => false,
             Some(("user", user)) if user == session.user.id.to_string() => {
                 let text = "the server has already subscribed this connection to its user's own channel";

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use slab::Slab;
 use std::borrow::Cow;
 use std::sync::Arc;
-use uproar_model::{Offset, TokenError, User, fold_name, text};
+use uproar_model::{Offset, TokenError, User, fold_room_name, text};
 
 /// The path of the Centrifugo protocol.
 const CENTRIFUGE_PATH: &str = "/connection/websocket";
@@ -287,7 +287,7 @@ fn check_query(request: &UpgradeRequest) -> Result<Query, Refusal> {
 fn channel_of(room: &str) -> Result<String, String> {
     match room.strip_prefix("live:") {
         Some(name) => check_live_name(name).map(|()| room.to_owned()),
-        None => fold_name(room).map(|key| format!("room:{key}")).map_err(|error| error.to_string()),
+        None => fold_room_name(room).map(|key| format!("room:{key}")).map_err(|error| error.to_string()),
     }
 }
 

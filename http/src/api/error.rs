@@ -152,12 +152,16 @@ impl From<RoomError> for MethodError {
         let code = match error {
             RoomError::Store(error) => return error.into(),
             RoomError::NoRoom => UNKNOWN_CHANNEL,
-            RoomError::NotMember | RoomError::NotAllowed(_) | RoomError::Banned => PERMISSION_DENIED,
+            RoomError::NotMember | RoomError::NotAllowed(_) | RoomError::Banned | RoomError::Blocked { .. } => {
+                PERMISSION_DENIED
+            }
             RoomError::NameTaken | RoomError::HookNameTaken | RoomError::LastOwner => CONFLICT,
             RoomError::NoUser | RoomError::NoHook | RoomError::NoMessage | RoomError::TooSmall => BAD_REQUEST,
-            RoomError::Full | RoomError::TooManyOwned(_) | RoomError::TooManyHooks(_) | RoomError::TooManyPins => {
-                LIMIT_EXCEEDED
-            }
+            RoomError::Full
+            | RoomError::TooManyOwned(_)
+            | RoomError::TooManyHooks(_)
+            | RoomError::TooManyPins
+            | RoomError::TooManyBlocks(_) => LIMIT_EXCEEDED,
             RoomError::TooOften { .. } => TOO_MANY_REQUESTS,
         };
         MethodError::new(code, error.to_string())

@@ -14,7 +14,7 @@ use std::borrow::Cow;
 use uproar_core::protocol::check_live_name;
 use uproar_core::protocol::data::{self, Publish};
 use uproar_core::protocol::{PERMISSION_DENIED, UNKNOWN_CHANNEL};
-use uproar_model::{Refusal, User, check_message_id, fold_name};
+use uproar_model::{Refusal, User, check_message_id, fold_room_name};
 
 /// Channels of one broadcast.
 const CHANNELS_LIMIT: usize = 1_000;
@@ -47,7 +47,7 @@ impl<'a> Target<'a> {
         }
         match channel.split_once(':') {
             Some(("room", name)) => {
-                let folded = fold_name(name);
+                let folded = fold_room_name(name);
                 folded
                     .map(Target::Room)
                     .map_err(|error| MethodError::new(UNKNOWN_CHANNEL, format!("the name of the room {error}")))

@@ -5,6 +5,7 @@ mod api;
 mod connection;
 mod cookie;
 mod cors;
+mod direct;
 mod hooks;
 mod input;
 mod messages;

@@ -3,6 +3,7 @@
 
 mod api_keys;
 mod append;
+mod direct;
 mod fixture;
 mod harness;
 mod history;
@@ -76,6 +77,14 @@ on_every_store! {
         replies_need_a_message_that_exists_or_was_deleted,
         a_former_member_can_retry_but_not_send,
         targets_beyond_the_log_are_refused;
+    direct:
+        the_same_people_find_the_same_direct_room,
+        concurrent_calls_open_one_direct_room,
+        the_members_of_a_direct_room_stay,
+        a_direct_room_does_not_exist_for_strangers,
+        direct_rooms_are_listed_with_their_people,
+        people_who_block_each_other_get_no_new_direct_room,
+        blocks_are_listed_and_bounded;
     judgement:
         a_silenced_member_can_only_take_back,
         a_silence_does_not_refuse_what_is_stored_already,

@@ -125,8 +125,13 @@ struct RoomSummary<'a> {
     name: &'a str,
     title: &'a str,
     private: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    direct: bool,
     size: u32,
     members: u32,
+    /// The members of a direct room.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    people: Vec<Person<'a>>,
     epoch: &'a str,
     offset: Offset,
     number: u64,
@@ -134,6 +139,18 @@ struct RoomSummary<'a> {
     read: ReadMarker,
     role: &'static str,
     time: UnixMillis,
+}
+
+#[derive(Serialize)]
+struct Person<'a> {
+    id: String,
+    username: &'a str,
+}
+
+impl<'a> From<&'a User> for Person<'a> {
+    fn from(user: &'a User) -> Person<'a> {
+        Person { id: user.id.to_string(), username: &user.username }
+    }
 }
 
 impl<'a> RoomsResult<'a> {
@@ -144,6 +161,7 @@ impl<'a> RoomsResult<'a> {
             let before = bytes;
             // Escapes make a text at most six times as long.
             bytes += 320 + 6 * (room.name.len() + room.title.len());
+            bytes += room.people.iter().map(|person| 48 + 6 * person.username.len()).sum::<usize>();
             before == 0 || bytes <= limit_bytes
         });
         let fitting: Vec<RoomSummary<'a>> = fitting.map(RoomSummary::from).collect();
@@ -157,8 +175,10 @@ impl<'a> From<&'a JoinedRoom> for RoomSummary<'a> {
             name: &room.name,
             title: &room.title,
             private: room.is_private,
+            direct: room.is_direct,
             size: room.size,
             members: room.members,
+            people: room.people.iter().map(Person::from).collect(),
             epoch: &room.head.epoch.0,
             offset: room.head.offset,
             number: room.head.number,
