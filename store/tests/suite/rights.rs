@@ -1,7 +1,7 @@
 //! Roles, bans, silences, settings, pins, and the log of who has changed them.
 
 use crate::harness::*;
-use uproar_model::{JoinError, Kind, Publication, Refusal, Role, RoomId, UserId};
+use uproar_model::{JoinError, Kind, Outcome, Publication, Refusal, Role, RoomId, UserId};
 use uproar_store::{RoomChange, RoomChanged, RoomError, RoomKind, SettingsChange, WhoMay};
 
 impl World {
@@ -234,10 +234,13 @@ pub async fn a_silence_is_seen_by_those_whom_it_concerns(world: World) {
     assert_eq!(silenced_until(ann).await, Some(until));
     assert_eq!(silenced_until(ben).await, Some(until));
     assert_eq!(silenced_until(dora).await, None);
+    let refused = Refusal::Silenced { until };
+    assert_refused(world.append_one(message(room, ben, "hush", "x")).await, refused);
     // Leaving and coming back does not help.
     world.store.remove_member("lobby", ben, "ben").await.unwrap();
     world.store.join("lobby", ben).await.unwrap();
     assert_eq!(silenced_until(ann).await, Some(until));
+    assert_refused(world.append_one(message(room, ben, "hush", "x")).await, refused);
 
     let lifted = world.make(ann, RoomChange::Unsilence { user_key: "ben".to_owned() }).await.unwrap();
     assert_eq!(bodies(&lifted), [format!(r#"{{"unsilenced":"{ben}","username":"Ben"}}"#)]);
@@ -249,7 +252,7 @@ pub async fn a_silence_is_seen_by_those_whom_it_concerns(world: World) {
 }
 
 pub async fn an_owner_changes_settings(world: World) {
-    let Lobby { ann, ben, .. } = world.lobby().await;
+    let Lobby { room: id, ann, ben, .. } = world.lobby().await;
     let all = SettingsChange {
         title: Some("A \"new\" title".to_owned()),
         topic: Some("What we do".to_owned()),
@@ -271,6 +274,18 @@ pub async fn an_owner_changes_settings(world: World) {
     let settings = room.settings;
     assert_eq!((settings.topic.as_str(), settings.slow_mode_seconds), ("What we do", 10));
     assert_eq!((settings.who_may_post, settings.who_may_invite), (WhoMay::Moderators, WhoMay::Members));
+    assert_refused(world.append_one(message(id, ben, "first", "x")).await, Refusal::ModeratorsOnly);
+    new(world.append_one(message(id, ann, "first", "x")).await);
+    let slow = SettingsChange {
+        who_may_post: Some(WhoMay::Members),
+        slow_mode_seconds: Some(21_600),
+        ..SettingsChange::default()
+    };
+    let changed = world.make(ann, RoomChange::Settings(slow)).await.unwrap();
+    assert_eq!(bodies(&changed), [r#"{"room":{"slow_mode_seconds":21600,"who_may_post":"members"}}"#]);
+    new(world.append_one(message(id, ben, "second", "x")).await);
+    let early = world.append_one(message(id, ben, "third", "x")).await;
+    assert!(matches!(early, Outcome::Refused(Refusal::SlowMode { wait_ms: 1.. })), "{early:?}");
     // At once for everyone who looks or joins.
     let dora = world.user("Dora").await;
     assert!(world.store.room("lobby", dora).await.unwrap().is_none());
