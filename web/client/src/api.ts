@@ -22,6 +22,15 @@ export interface Member {
   silenced_until?: number;
 }
 
+/** Somebody who can't become a member of a room, for ever or until a time. */
+export interface Ban {
+  user: User;
+  until?: number;
+  reason?: string;
+  by: User;
+  at: number;
+}
+
 /** A page of a room's members. `count` is how many there are in all. */
 export interface Members {
   members: Member[];
@@ -160,9 +169,24 @@ export class Api {
     await this.call('PATCH', `${roomPath(name)}/members/${encodeURIComponent(username)}`, { role });
   }
 
-  /** Removes a user from a room and keeps them out, for ever or until a time. For owners and moderators. */
-  async ban(name: string, username: string, ban: { until?: number; reason?: string } = {}): Promise<void> {
-    await this.call('PUT', `${roomPath(name)}/bans/${encodeURIComponent(username)}`, ban);
+  /**
+   * Removes a user from a room and keeps them out, for ever or until a time. For owners and moderators. With
+   * `delete_since`, messages are deleted; true: there are more of them, and the same call deletes them.
+   */
+  async ban(
+    name: string,
+    username: string,
+    ban: { until?: number; reason?: string; delete_since?: number } = {},
+  ): Promise<boolean> {
+    const path = `${roomPath(name)}/bans/${encodeURIComponent(username)}`;
+    return (await this.call<{ more: boolean }>('PUT', path, ban)).more;
+  }
+
+  /** The ban of a user, if there is one. For owners and moderators. */
+  async banOf(name: string, id: string): Promise<Ban | undefined> {
+    const path = `${roomPath(name)}/bans?${query({ after: String(BigInt(id) - 1n), limit: 1 })}`;
+    const { bans } = await this.call<{ bans: Ban[] }>('GET', path);
+    return bans.find(({ user }) => user.id === id);
   }
 
   async unban(name: string, username: string): Promise<void> {

@@ -471,6 +471,9 @@ export class Client extends Emitter<ClientEvents> {
     if (member !== undefined && username !== undefined) this.emit('seen', [{ id: member, username }]);
     if (data.added !== undefined) room.added();
     if (data.removed !== undefined) room.removed(data.removed);
+    if ((data.role ?? data.silenced ?? data.unsilenced ?? data.banned ?? data.unbanned) !== undefined) {
+      room.rightsChanged();
+    }
     // The number of members.
     if (member !== undefined) void this.refresh();
     if (kind === 'message') {

@@ -37,6 +37,7 @@ const MESSAGES = {
   not_subscribed: 'the room is not available right now',
   previous_message: 'an earlier message must be sent first',
   rate_limited: 'too many requests',
+  silenced: 'the user is silenced, and can only read for now',
   text_too_large: 'the text is too long',
   signed_out: 'the server no longer accepts this token; sign in again',
   too_many_reactions: 'the message cannot have more reactions',
@@ -81,7 +82,7 @@ export function toSendError(error: unknown, sent: Data): SendError {
     case 102:
       return new SendError('no_such_room', false);
     case 103:
-      return new SendError('not_allowed', false);
+      return new SendError(message?.startsWith('silenced') ? 'silenced' : 'not_allowed', false);
     case 106:
       return new SendError(kindOf(sent) === 'react' ? 'too_many_reactions' : 'text_too_large', false);
     case 111:

@@ -2,6 +2,7 @@
 export {
   type Account,
   type Api,
+  type Ban,
   type Fetch,
   type FoundRoom,
   type Member,

@@ -516,6 +516,12 @@ export class Room extends Emitter<RoomEvents> {
     this.emit('people');
   }
 
+  /** @internal Somebody has another role, or was banned or silenced, or is no longer. */
+  rightsChanged(): void {
+    this.memberChanges++;
+    this.emit('people');
+  }
+
   /** @internal A member was removed, or left. */
   removed(user: string): void {
     for (const [client, { id }] of this.connections) if (id === user) this.connections.delete(client);

@@ -364,6 +364,18 @@ export const de = ({ list, number, plural }: Formats): Catalogue => ({
     mention: 'Erwähnen',
     remove: 'Aus dem Raum entfernen',
   },
+  moderation: {
+    role: 'Rolle',
+    silence: '24 Stunden stummschalten',
+    unsilence: 'Wieder schreiben lassen',
+    silencedUntil: (time) => `Kann nur mitlesen bis ${time}`,
+    ban: 'Sperren',
+    unban: 'Sperre aufheben',
+    askBan: (name) => `${name} sperren?`,
+    banned: (name) =>
+      rich`${name} wird aus diesem Raum entfernt und kann nicht zurückkommen, bis die Sperre aufgehoben wird.`,
+    deleteMessages: 'Auch die Nachrichten der letzten 7 Tage löschen',
+  },
   changes: {
     joined: (names, count) => `${names} ${plural(count, { one: 'ist', other: 'sind' })} beigetreten`,
     left: (names, count) => `${names} ${plural(count, { one: 'hat', other: 'haben' })} den Raum verlassen`,
@@ -453,6 +465,9 @@ export const de = ({ list, number, plural }: Formats): Catalogue => ({
       token_expired: 'Du wurdest abgemeldet.',
       not_member: 'Du bist kein Mitglied dieses Raums.',
       not_allowed: 'Das darfst du nicht.',
+      banned: 'Du bist in diesem Raum gesperrt.',
+      silenced: 'Du wurdest stummgeschaltet: Vorerst kannst du hier nur mitlesen.',
+      last_owner: 'Ein Raum braucht einen Besitzer. Mach zuerst jemand anderen dazu.',
       not_yours: 'Das kann nur, wer es geschrieben hat.',
       no_such_room: 'Diesen Raum gibt es nicht, oder nur seine Mitglieder können ihn sehen.',
       wrong_epoch: 'Dieser Raum wurde ersetzt, seit du das geschrieben hast.',

@@ -357,6 +357,17 @@ export const en = ({ list, number, plural }: Formats) => ({
     mention: 'Mention',
     remove: 'Remove from room',
   },
+  moderation: {
+    role: 'Role',
+    silence: 'Silence for 24 hours',
+    unsilence: 'Let them post again',
+    silencedUntil: (time: string) => `Can only read until ${time}`,
+    ban: 'Ban',
+    unban: 'Lift the ban',
+    askBan: (name: string) => `Ban ${name}?`,
+    banned: (name: ComponentChild) => rich`${name} is removed from this room and can’t come back until the ban is lifted.`,
+    deleteMessages: 'Also delete their messages of the last 7 days',
+  },
   /** `names`: a list of `count` people. */
   changes: {
     joined: (names: string, _count: number) => `${names} joined`,
@@ -441,6 +452,9 @@ export const en = ({ list, number, plural }: Formats) => ({
       token_expired: 'You’ve been signed out.',
       not_member: 'You’re not a member of this room.',
       not_allowed: 'You’re not allowed to do this.',
+      banned: 'You’re banned from this room.',
+      silenced: 'A moderator has silenced you: for now, you can only read here.',
+      last_owner: 'A room needs an owner. Make somebody else an owner first.',
       not_yours: 'Only the author can do this.',
       no_such_room: 'This room doesn’t exist, or only its members can see it.',
       wrong_epoch: 'This room has been replaced since you wrote this.',

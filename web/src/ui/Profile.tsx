@@ -4,6 +4,7 @@ import type { Member, Room, RoomInfo, User } from '@uproar/client';
 import type { Chat } from '../chat';
 import type { Texts } from '../texts/language';
 import { Avatar } from './Avatar';
+import { Moderation } from './Moderation';
 import { mayRemove } from './RemoveMember';
 import { Popover } from './Popover';
 import { Sheet } from './Sheet';
@@ -27,10 +28,11 @@ interface Props {
   person: Person;
   onMention: () => void;
   onRemove: (user: User) => void;
+  onBan: (user: User) => void;
   onClose: () => void;
 }
 
-export function Profile({ chat, room, info, person, onMention, onRemove, onClose }: Props) {
+export function Profile({ chat, room, info, person, onMention, onRemove, onBan, onClose }: Props) {
   const t = useTexts();
   useEvents(room, 'people', 'members');
   const dialog = useRef<HTMLDialogElement>(null);
@@ -69,6 +71,9 @@ export function Profile({ chat, room, info, person, onMention, onRemove, onClose
         )}
       </div>
       <p class="hint">{!user && isNobody ? t.person.nobody : membership(t, member)}</p>
+      {member?.silenced_until !== undefined && (
+        <p class="hint">{t.moderation.silencedUntil(t.format.fullTime(member.silenced_until))}</p>
+      )}
       <div class="buttons">
         {!isMe && (user || !isNobody) && (
           <button
@@ -94,6 +99,19 @@ export function Profile({ chat, room, info, person, onMention, onRemove, onClose
           </button>
         )}
       </div>
+      {user && member !== undefined && (
+        <Moderation
+          chat={chat}
+          room={room}
+          info={info}
+          user={user}
+          member={member}
+          onBan={(user) => {
+            dialog.current?.close();
+            onBan(user);
+          }}
+        />
+      )}
     </div>
   );
   const props = { label: isMe ? t.person.ownProfile : t.person.profileOf(name), handle: dialog, onClose };

@@ -11,6 +11,7 @@ import { Icon, IconButton } from './Icon';
 import { MessageList } from './MessageList';
 import { NotAMember } from './NotAMember';
 import type { Person } from './Profile';
+import { BanPerson } from './Moderation';
 import { RemoveMember } from './RemoveMember';
 import { MessageSkeleton } from './Skeleton';
 import { focusIfLost, useEvents, useMedia, useStores } from './hooks';
@@ -58,6 +59,7 @@ function OpenRoom({ chat, name, info, isAlone }: OpenRoomProps) {
     setPerson(person);
   }, []);
   const [removing, setRemoving] = useState<User>();
+  const [banning, setBanning] = useState<User>();
   const list = useRef<MessageList>(null);
   const reply = useCallback((message: Message) => {
     updateReplyTo(message.offset);
@@ -184,6 +186,7 @@ function OpenRoom({ chat, name, info, isAlone }: OpenRoomProps) {
             if (isOverlaid) close();
           }}
           onRemove={setRemoving}
+          onBan={setBanning}
           onClose={() => {
             setPerson((shown) => (shown === person ? undefined : shown));
             // What was pressed may be gone.
@@ -193,6 +196,9 @@ function OpenRoom({ chat, name, info, isAlone }: OpenRoomProps) {
       )}
       {removing && (
         <RemoveMember key="remove" chat={chat} info={info} user={removing} onClose={() => setRemoving(undefined)} />
+      )}
+      {banning && (
+        <BanPerson key="ban" chat={chat} info={info} user={banning} onClose={() => setBanning(undefined)} />
       )}
       {isJumping && room && (
         <JumpToDate
