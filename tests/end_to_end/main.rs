@@ -164,6 +164,7 @@ mod retry;
 mod reverse_proxies;
 mod revocations;
 mod rights;
+mod rights_table;
 mod sdk;
 mod seccomp;
 mod security_log;
