@@ -294,6 +294,26 @@ impl MemoryStore {
         }
     }
 
+    /// [`Store::append`], but with a mistake: memberships are judged as they are in another copy of the store.
+    pub fn append_by_rights_of(&mut self, rights: &MemoryStore, now: UnixMillis, batch: &[Item]) -> Vec<Outcome> {
+        let append = |item: &Item| {
+            let early = rights.rooms.get(&item.room).and_then(|room| room.members.get(&item.user)).copied();
+            let current = self.replace_member(item, early);
+            let outcome = self.append_one(now, item);
+            self.replace_member(item, current);
+            outcome
+        };
+        batch.iter().map(append).collect()
+    }
+
+    fn replace_member(&mut self, item: &Item, by: Option<Membership>) -> Option<Membership> {
+        let members = &mut self.rooms.get_mut(&item.room)?.members;
+        match by {
+            Some(membership) => members.insert(item.user, membership),
+            None => members.remove(&item.user),
+        }
+    }
+
     /// [`Store::heads`].
     pub fn heads(&self, rooms: &[RoomId]) -> Vec<Option<Head>> {
         rooms.iter().map(|id| self.rooms.get(id).map(|room| self.head(*id, room))).collect()

@@ -169,6 +169,7 @@ mod sdk;
 mod seccomp;
 mod security_log;
 mod signals;
+mod silences;
 mod size;
 mod slow;
 mod start_waits;

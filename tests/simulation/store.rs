@@ -6,20 +6,49 @@ use std::ops::Deref;
 use std::sync::Arc;
 use uproar_core::message::{Found, Party, StoreReply};
 use uproar_model::{
-    DatabaseGeneration, Epoch, Head, Item, Kind, Offset, Outcome, Publication, RoomId, Swept, UnixMillis, User, UserId,
+    DatabaseGeneration, Epoch, Head, Item, Kind, Offset, Outcome, Publication, Refusal, Role, RoomId, Swept,
+    UnixMillis, User, UserId,
 };
 use uproar_store::memory::MemoryStore;
-use uproar_store::{Admission, JoinError, NewRoom, PageRequest, RoomKind};
+use uproar_store::{Admission, JoinError, NewRoom, PageRequest, RoomChange, RoomKind, WhoMay};
 
 pub struct SimStore {
+    /// Set by tests of the simulator.
+    pub mistake: Option<Mistake>,
+    /// What the store has accepted that it should have refused.
+    pub broken: Option<String>,
+    /// Items that were refused because their sender was silenced.
+    silenced: BTreeSet<(RoomId, UserId, Arc<str>)>,
     now: History,
     /// What the database had in earlier generations, when each of them ended.
     past: BTreeMap<u64, History>,
 }
 
+/// A mistake of the store about who may post.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mistake {
+    /// Members are judged as they were when the batch was sent.
+    JudgesEarly,
+    /// What was refused because its sender is silenced is stored when it comes again.
+    LetsRetriesThrough,
+}
+
+/// Who may post, as the simulator keeps it to check the store.
+#[derive(Clone, Default)]
+struct Rights {
+    bans: BTreeMap<(RoomId, UserId), UnixMillis>,
+    silences: BTreeMap<(RoomId, UserId), UnixMillis>,
+    /// The slow mode in seconds, and who may post.
+    rooms: BTreeMap<RoomId, (u32, WhoMay)>,
+    moderators: BTreeSet<(RoomId, UserId)>,
+    /// When members posted last in rooms with slow mode.
+    posted: BTreeMap<(RoomId, UserId), UnixMillis>,
+}
+
 /// Everything that the database has at some time.
 #[derive(Clone)]
 pub struct History {
+    rights: Rights,
     store: MemoryStore,
     rooms: Vec<RoomId>,
     versions: BTreeMap<(RoomId, Offset), Vec<Version>>,
@@ -51,7 +80,8 @@ impl SimStore {
             store.create_room(0, room).expect("a new room").id
         };
         let rooms = (0..rooms).map(create).collect();
-        SimStore { now: History { store, rooms, versions: BTreeMap::new() }, past: BTreeMap::new() }
+        let now = History { rights: Rights::default(), store, rooms, versions: BTreeMap::new() };
+        SimStore { mistake: None, broken: None, silenced: BTreeSet::new(), now, past: BTreeMap::new() }
     }
 
     pub fn add_user(&mut self, name: &str) -> i64 {
@@ -110,9 +140,22 @@ impl SimStore {
     /// What the reader does.
     pub fn admit(&mut self, now: UnixMillis, name: &str, user: UserId) -> Result<Admission, JoinError> {
         let wanted = [(name.to_owned(), user)];
-        match self.now.store.admit_members(now, &wanted).pop().expect("one answer for each request")? {
+        let admitted = match self.now.store.admit_members(now, &wanted).pop().expect("one answer for each request")? {
             Some(admission) => Ok(admission),
             None => self.now.store.admit(now, &wanted).pop().expect("one answer for each request"),
+        };
+        if let Ok(admission) = &admitted {
+            let room = self.rooms.iter().position(|room| *room == admission.room).expect("a room of the simulator");
+            self.check_ban(now, room, user.0, true);
+        }
+        admitted
+    }
+
+    /// Nobody who is banned comes in.
+    fn check_ban(&mut self, now: UnixMillis, room: usize, user: i64, came_in: bool) {
+        let until = self.now.rights.bans.get(&(self.room_id(room), UserId(user))).copied().unwrap_or(0);
+        if came_in && until > now {
+            self.broken = Some(format!("user {user} came into room {room} at {now}, and is banned until {until}"));
         }
     }
 
@@ -128,11 +171,9 @@ impl SimStore {
 
     /// Makes a user a member of a room, as a call over HTTP does. None: nothing is published.
     pub fn join(&mut self, now: UnixMillis, room: usize, user: i64) -> Option<Publication> {
-        self.now
-            .store
-            .join(now, &format!("room{room}"), UserId(user))
-            .expect("the rooms are public and large")
-            .publication
+        let joined = self.now.store.join(now, &format!("room{room}"), UserId(user));
+        self.check_ban(now, room, user, joined.is_ok());
+        joined.ok()?.publication
     }
 
     pub fn is_member(&self, room: usize, user: i64) -> bool {
@@ -143,13 +184,48 @@ impl SimStore {
     pub fn remove(&mut self, now: UnixMillis, room: usize, user: i64) -> Option<Publication> {
         let key = self.now.store.account(UserId(user))?.username.to_string();
         let removal = self.now.store.remove_member(now, &format!("room{room}"), UserId(user), &key);
+        if removal.is_ok() {
+            self.now.rights.forget(self.now.rooms[room], UserId(user));
+        }
         removal.ok().map(|removal| removal.publication)
     }
 
+    /// Takes rights away or gives them, as the owner. Returns what is to be shown; nothing if nothing has changed, for
+    /// example because the user is no member.
+    pub fn change(&mut self, now: UnixMillis, room: usize, change: &RoomChange) -> Vec<Publication> {
+        let (id, name) = (self.room_id(room), format!("room{room}"));
+        let Ok(changed) = self.now.store.change_room(now, &name, UserId(1), change) else { return Vec::new() };
+        self.now.rights.follow(id, changed.subject.map(|user| user.id), change);
+        for row in changed.publications.iter().filter(|row| row.kind == Kind::Delete) {
+            let message = row.target.expect("a target");
+            self.now.versions.entry((id, message)).or_default().push((row.offset, None));
+        }
+        changed.publications
+    }
+
+    pub fn username(&self, user: i64) -> String {
+        self.now.store.account(UserId(user)).expect("a user").username.to_string()
+    }
+
     pub fn append(&mut self, now: UnixMillis, items: &[Item]) -> Vec<Outcome> {
-        let outcomes = self.now.store.append(now, items);
+        self.append_sent_when(None, now, items)
+    }
+
+    /// `sent`: what the store had when the items were sent. It matters only to [`Mistake::JudgesEarly`].
+    pub fn append_sent_when(&mut self, sent: Option<&History>, now: UnixMillis, items: &[Item]) -> Vec<Outcome> {
+        let outcomes = match (self.mistake, sent) {
+            (Some(Mistake::JudgesEarly), Some(sent)) => self.now.store.append_by_rights_of(&sent.store, now, items),
+            (Some(Mistake::LetsRetriesThrough), _) => items.iter().map(|item| self.let_through(now, item)).collect(),
+            _ => self.now.store.append(now, items),
+        };
         for (item, outcome) in items.iter().zip(&outcomes) {
+            if let Outcome::Refused(Refusal::Silenced { .. }) = outcome {
+                self.silenced.insert((item.room, item.user, Arc::clone(&item.id)));
+            }
             let Outcome::New(stored) = outcome else { continue };
+            if let Err(broken) = self.now.check_rights(item, now) {
+                self.broken = Some(format!("the store accepted {item:?} at {now}: {broken}"));
+            }
             let (message, text) = match item.kind {
                 Kind::Message => (stored.offset, item.body.as_deref()),
                 Kind::Edit => (item.target.expect("a target"), item.body.as_deref()),
@@ -160,6 +236,48 @@ impl SimStore {
             versions.push((stored.offset, text.map(str::to_owned)));
         }
         outcomes
+    }
+
+    fn let_through(&mut self, now: UnixMillis, item: &Item) -> Outcome {
+        let was_refused = self.silenced.contains(&(item.room, item.user, Arc::clone(&item.id)));
+        let until = self.now.rights.silences.get(&(item.room, item.user)).copied().filter(|_| was_refused);
+        if until.is_some() {
+            self.now.store.silence(item.room, item.user, None);
+        }
+        let outcome = self.now.store.append(now, std::slice::from_ref(item)).pop().expect("one outcome");
+        if until.is_some() {
+            self.now.store.silence(item.room, item.user, until);
+        }
+        outcome
+    }
+}
+
+impl Rights {
+    /// A silence and a ban outlast the membership.
+    fn forget(&mut self, room: RoomId, user: UserId) {
+        self.moderators.remove(&(room, user));
+        self.posted.remove(&(room, user));
+    }
+
+    fn follow(&mut self, room: RoomId, user: Option<UserId>, change: &RoomChange) {
+        let key = (room, user.unwrap_or(UserId(0)));
+        match change {
+            RoomChange::Role { role: Role::Member, .. } => _ = self.moderators.remove(&key),
+            RoomChange::Role { .. } => _ = self.moderators.insert(key),
+            RoomChange::Ban { until, .. } => {
+                self.forget(room, key.1);
+                self.bans.insert(key, until.unwrap_or(UnixMillis::MAX));
+            }
+            RoomChange::Unban { .. } => _ = self.bans.remove(&key),
+            RoomChange::Silence { until, .. } => _ = self.silences.insert(key, *until),
+            RoomChange::Unsilence { .. } => _ = self.silences.remove(&key),
+            RoomChange::Settings(settings) => {
+                let (slow_mode_seconds, who_may_post) = self.rooms.entry(room).or_insert((0, WhoMay::Members));
+                *slow_mode_seconds = settings.slow_mode_seconds.unwrap_or(*slow_mode_seconds);
+                *who_may_post = settings.who_may_post.unwrap_or(*who_may_post);
+            }
+            RoomChange::Pin(_) | RoomChange::Unpin(_) => {}
+        }
     }
 }
 
@@ -202,6 +320,40 @@ impl History {
         let from = offset.checked_sub(1)?;
         let request = PageRequest { from, ascending: true, up_to: offset, items_limit: 1, bytes_limit: usize::MAX };
         self.store.page(room, request, &[])?.0.publications.pop()
+    }
+
+    /// Whether an item that is stored now may be.
+    fn check_rights(&mut self, item: &Item, now: UnixMillis) -> Result<(), String> {
+        let key = (item.room, item.user);
+        if self.store.read_markers(&[key])[0].is_none() {
+            return Err("its sender is not a member".into());
+        }
+        let until = self.rights.silences.get(&key).copied().unwrap_or(0);
+        if until > now && matches!(item.kind, Kind::Message | Kind::Edit | Kind::React) {
+            return Err(format!("its sender is silenced until {until}"));
+        }
+        if item.kind != Kind::Message {
+            return Ok(());
+        }
+        let (slow_mode_seconds, who_may_post) =
+            self.rights.rooms.get(&item.room).copied().unwrap_or((0, WhoMay::Members));
+        let is_moderator = self.rights.moderators.contains(&key);
+        if who_may_post == WhoMay::Nobody || who_may_post == WhoMay::Moderators && !is_moderator {
+            return Err("its sender may not post in this room".into());
+        }
+        if slow_mode_seconds > 0 && !is_moderator {
+            let last = self.rights.posted.insert(key, now);
+            if let Some(last) = last.filter(|last| now < last + u64::from(slow_mode_seconds) * 1000) {
+                return Err(format!("its sender posted at {last}, and the room is in slow mode"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The senders and ids of everything in a room.
+    pub fn ids(&self, room: usize) -> BTreeSet<(UserId, Arc<str>)> {
+        let rows = (1..=self.head(room)).filter_map(|offset| self.row(self.rooms[room], offset));
+        rows.map(|row| (row.user.id, row.id)).collect()
     }
 
     /// What the reader answers.

@@ -3,9 +3,10 @@
 
 use crate::bus::{Line, NodeBus};
 use crate::client::{Agent, Outbox, Received};
+use crate::moderation::Moderated;
 use crate::random::Random;
 use crate::sdk::Sdk;
-use crate::store::{History, SimStore, meta_of, shown_meta};
+use crate::store::{History, Mistake, SimStore, meta_of, shown_meta};
 use crate::surveys::{DISCONNECTED, SimSurvey};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -77,6 +78,15 @@ struct InFlight {
     answers: bool,
     /// What the database has answered, at `ready_ms`.
     result: Option<BatchResult>,
+    /// What the database had when the batch was sent, if its store makes a mistake about that.
+    sent_when: Option<Arc<History>>,
+}
+
+/// A batch that its lane has given up.
+struct Zombie {
+    at_ms: u64,
+    items: Arc<[Item]>,
+    sent_when: Option<Arc<History>>,
 }
 
 /// A node: one process.
@@ -232,6 +242,8 @@ enum Kindness {
     LateShard,
     /// Only the bus loses something, so that it is known how late a publication may be.
     Calm,
+    /// Everything goes wrong, and moderators take rights away.
+    Moderated,
 }
 
 /// By (shard, slot, user, room): the last question there that was answered with an admission (its connection's
@@ -255,7 +267,7 @@ pub struct World {
     lanes: Vec<Lane>,
     in_flight: Vec<Option<InFlight>>,
     /// Batches that their lane has given up and that commit later, with the time.
-    zombies: Vec<(u64, Arc<[Item]>)>,
+    zombies: Vec<Zombie>,
     pending_reads: Vec<Pending>,
     pub store: SimStore,
     pub agents: Vec<Agent>,
@@ -302,6 +314,15 @@ pub struct World {
     due: [Offset; ROOMS - 1],
     /// Since when clients have been in rooms.
     attached_ms: BTreeMap<(i64, usize), u64>,
+    /// Moderators take rights away.
+    pub is_moderated: bool,
+    pub moderated: Moderated,
+    /// Users who ever lost a right in a room.
+    pub limited: BTreeSet<(usize, i64)>,
+    /// Those who were ever banned from it.
+    pub banned: BTreeSet<(usize, i64)>,
+    /// What was refused over HTTP, where everything is sent once.
+    pub http_refused: Vec<(RoomId, UserId, Arc<str>)>,
     pub are_faults_over: bool,
     pub is_stopping: bool,
     pub tally: Tally,
@@ -327,6 +348,17 @@ impl World {
         World::with(seed, Kindness::Calm)
     }
 
+    /// A world in which moderators take away the right to post.
+    pub fn moderated(seed: u64) -> World {
+        World { is_moderated: true, ..World::with(seed, Kindness::Moderated) }
+    }
+
+    /// The same world, with a store that makes a mistake.
+    pub fn with_mistake(mut self, mistake: Mistake) -> World {
+        self.store.mistake = Some(mistake);
+        self
+    }
+
     fn with(seed: u64, kindness: Kindness) -> World {
         let mut random = Random::new(seed);
         let (has_late_shard, is_calm) = (kindness == Kindness::LateShard, kindness == Kindness::Calm);
@@ -334,7 +366,7 @@ impl World {
         let lanes = 1 + random.index(2);
         // Without these checks, a batch that commits after it was given up may never be shown.
         let nodes = match kindness {
-            Kindness::None => random.pick(&[1, 1, 1, 2, 3]),
+            Kindness::None | Kindness::Moderated => random.pick(&[1, 1, 1, 2, 3]),
             Kindness::OneNode | Kindness::LateShard => 1,
             Kindness::Calm => random.pick(&[2, 3]),
         };
@@ -372,6 +404,8 @@ impl World {
             publish_rate_per_second: 0,
             subscribe_burst_limit: 100_000,
             list_burst_limit: 100_000,
+            // Those who are refused try again at once.
+            error_burst_limit: if kindness == Kindness::Moderated { 100_000 } else { 400 },
             ..Limits::default()
         };
         let config = |seed, lease| ShardConfig {
@@ -508,6 +542,11 @@ impl World {
             commits: VecDeque::new(),
             due: [0; ROOMS - 1],
             attached_ms: BTreeMap::new(),
+            is_moderated: false,
+            moderated: Moderated::default(),
+            limited: BTreeSet::new(),
+            banned: BTreeSet::new(),
+            http_refused: Vec::new(),
             are_faults_over: false,
             is_stopping: false,
             tally: Tally::default(),
@@ -634,6 +673,9 @@ impl World {
     /// Stops the faults, waits until every client has received everything, and then shuts the shards down.
     pub fn settle(&mut self) -> Result<(), String> {
         self.are_faults_over = true;
+        if self.is_moderated {
+            self.lift_all();
+        }
         self.store_down_until_ms = 0;
         for node in 0..self.nodes.len() {
             (self.nodes[node].paused_until_ms, self.nodes[node].down_until_ms) = (0, 0);
@@ -655,7 +697,11 @@ impl World {
         if let Some(what) = self.unsettled() {
             return Err(format!("not settled: {what}"));
         }
-        self.check_orders()?;
+        // An attempt that was given up, and refused when it was repeated, may be stored after later ones.
+        if !self.is_moderated {
+            self.check_orders()?;
+        }
+        self.check_refused()?;
         // Larger rooms do not tell of joins.
         if self.limits.join_leave_limit >= 100 {
             (0..ROOMS - 1).try_for_each(|room| self.store.check_members(room))?;
@@ -713,7 +759,7 @@ impl World {
 
     /// What is still missing after the faults have stopped.
     fn unsettled(&self) -> Option<String> {
-        if let Some((at_ms, _)) = self.zombies.first() {
+        if let Some(Zombie { at_ms, .. }) = self.zombies.first() {
             return Some(format!("a batch that was given up commits at {at_ms} ms"));
         }
         for agent in &self.agents {
@@ -783,6 +829,9 @@ impl World {
             if widest > bound {
                 return Err(format!("shard {id}: a connection has {widest} bytes waiting, more than {bound}"));
             }
+        }
+        if let Some(broken) = self.store.broken.take() {
+            return Err(broken);
         }
         (0..self.nodes.len()).try_for_each(|node| self.check_surveys(node))
     }
@@ -922,7 +971,8 @@ impl World {
             }
             self.lanes[lane] = Lane::new(self.limits.clone());
             if let Some(flight) = self.in_flight[lane].take_if(|flight| flight.result.is_none() && flight.commits) {
-                self.zombies.push((self.now.ms + self.random.below(600), flight.items));
+                let at_ms = self.now.ms + self.random.below(600);
+                self.zombies.push(Zombie { at_ms, items: flight.items, sent_when: flight.sent_when });
             }
             self.in_flight[lane] = None;
         }
@@ -1024,6 +1074,13 @@ impl World {
     fn tell_shards(&mut self, node: usize, revocation: Revocation) {
         let shards = 0..self.shards_per_node() as u16;
         self.nodes[node].notices.extend(shards.map(|shard| (shard, Message::Revoke(revocation))));
+    }
+
+    /// Tells a home of a change that was made over HTTP.
+    pub fn tell_home(&mut self, node: usize, room: RoomId, message: Message) {
+        if let Endpoint::Shard(shard) = self.home_of_room(node, room) {
+            self.nodes[node].notices.push_back((shard, message));
+        }
     }
 
     /// The lease is for what the shards know.
@@ -1326,6 +1383,8 @@ impl World {
             && let Some(items) = self.lanes[id].next_batch(self.now.ms)
         {
             let is_down = self.now.ms < self.store_down_until_ms;
+            let judges_early = self.store.mistake == Some(Mistake::JudgesEarly);
+            let sent_when = judges_early.then(|| Arc::new(self.store.copy()));
             let fate = if !self.has_faults() || self.late_shard.is_some() { 9 } else { self.random.below(12) };
             let (commits, answers) = match fate {
                 _ if is_down => (self.random.one_in(2), false),
@@ -1335,14 +1394,15 @@ impl World {
                 2 if self.checks_heads => {
                     // Given up, and committed long afterwards, perhaps after its own retry.
                     self.tally.zombies += 1;
-                    self.zombies.push((self.now.ms + self.random.below(600), Arc::clone(&items)));
+                    let at_ms = self.now.ms + self.random.below(600);
+                    self.zombies.push(Zombie { at_ms, items: Arc::clone(&items), sent_when: sent_when.clone() });
                     (false, false)
                 }
                 _ => (true, true),
             };
             let slow = if self.random.one_in(20) && !self.is_calm { 700 } else { 8 };
             let ready_ms = self.now.ms + self.random.below(slow);
-            self.in_flight[id] = Some(InFlight { items, ready_ms, commits, answers, result: None });
+            self.in_flight[id] = Some(InFlight { items, ready_ms, commits, answers, result: None, sent_when });
         }
         for answer in answers {
             let home = self.home_of_room(node, answer.append.item.room);
@@ -1361,16 +1421,13 @@ impl World {
                 self.in_flight[lane] = Some(flight);
             }
         }
-        let due: Vec<Arc<[Item]>> = {
-            let now_ms = self.now.ms;
-            let (due, later) = std::mem::take(&mut self.zombies).into_iter().partition(|(at, _)| *at <= now_ms);
-            self.zombies = later;
-            let due: Vec<(u64, Arc<[Item]>)> = due;
-            due.into_iter().map(|(_, items)| items).collect()
-        };
-        for items in due {
+        let now_ms = self.now.ms;
+        let (due, later): (Vec<Zombie>, Vec<Zombie>) =
+            std::mem::take(&mut self.zombies).into_iter().partition(|zombie| zombie.at_ms <= now_ms);
+        self.zombies = later;
+        for Zombie { items, sent_when, .. } in due {
             if !items.iter().any(is_bad) {
-                self.store.append(self.now.unix_ms, &items);
+                self.store.append_sent_when(sent_when.as_deref(), self.now.unix_ms, &items);
             }
         }
     }
@@ -1385,7 +1442,8 @@ impl World {
                 false => BatchResult::OutcomeUnknown,
             };
         }
-        let outcomes = flight.commits.then(|| self.store.append(self.now.unix_ms, &flight.items));
+        let (now, sent_when) = (self.now.unix_ms, flight.sent_when.as_deref());
+        let outcomes = flight.commits.then(|| self.store.append_sent_when(sent_when, now, &flight.items));
         match (outcomes, flight.answers) {
             (Some(outcomes), true) => {
                 self.tally.duplicates += outcomes.iter().filter(|o| matches!(o, Outcome::Duplicate(_))).count() as u64;
@@ -1514,6 +1572,10 @@ impl World {
                             let row = self.store.find(append.item.room, stored.offset, |row| row.id == append.item.id);
                             assert!(row.is_some(), "HTTP was told an offset at which its message is not stored");
                         }
+                        if let Ok(Outcome::Refused(refusal)) = result {
+                            self.moderated.count(refusal);
+                            self.http_refused.push((append.item.room, append.item.user, append.item.id));
+                        }
                     }
                     Message::CreditReturned => self.nodes[node].http_credits += 1,
                     Message::Surveyed { number, .. } => {
@@ -1555,6 +1617,10 @@ impl World {
             return;
         }
         let room = self.random.index(ROOMS - 1);
+        if self.is_moderated && self.random.one_in(2) {
+            self.moderate(node, room, user);
+            return;
+        }
         let room_id = self.store.room_id(room);
         let home = self.home_of_room(node, room_id);
         let is_membership = if self.removes_much { !self.random.one_in(4) } else { self.random.one_in(4) };
@@ -1754,7 +1820,7 @@ impl World {
     }
 
     /// A user may become a member of a room again: of what was sent while the user was none, some may be refused.
-    fn forget_order(&mut self, user: i64, room: usize) {
+    pub fn forget_order(&mut self, user: i64, room: usize) {
         let removals = &self.removals;
         if let Some(agent) = self.agents.iter_mut().find(|agent| agent.user == user) {
             agent.outbox.forget_order_if(was_removed(removals, user, room, agent.removals_seen));
@@ -1909,6 +1975,11 @@ impl World {
                 self.agents[index].must_sign_in = true;
                 self.tally.signed_out += 1;
                 self.revoked_ms(user, generation).map(|_| ()).ok_or("a valid token was rejected".into())
+            }
+            (ClientId::Plain(index), Received::Rejected(403))
+                if self.banned.contains(&(self.agents[index].room, self.agents[index].user)) =>
+            {
+                Ok(())
             }
             (_, Received::Rejected(status)) => Err(format!("{client:?} was rejected with {status}")),
             (_, Received::Ping(payload)) => {
@@ -2076,7 +2147,15 @@ impl World {
             }
             "error" => {
                 let id = event["id"].as_str().map(str::to_owned);
+                let (room, user) = (agent.room, agent.user);
+                let is_limited = self.may_be_limited(room, user);
+                let agent = &mut self.agents[index];
                 match (number("code")?, id) {
+                    (103 | 111, None) if is_limited => Ok(()),
+                    (103 | 111, Some(id)) if is_limited => {
+                        agent.outbox.on_limited(&id, self.now.ms);
+                        Ok(())
+                    }
                     // A message of a `live:` channel, or one that is sent without an id.
                     (100, None) => Ok(()),
                     (103, None) if self.has_lost_commits || was_removed(&self.removals, agent.user, agent.room, 0) => {
