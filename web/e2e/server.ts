@@ -4,6 +4,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { createServer } from 'node:net';
+import { setTimeout } from 'node:timers/promises';
 import { preview } from 'vite';
 
 const BINARY = resolve(process.env['UPROAR_BINARY'] ?? '../target/release/uproar');
