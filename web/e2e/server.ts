@@ -57,7 +57,7 @@ export async function startServer({ limits = {}, arguments: more = [] }: Options
     child = spawn(BINARY, options, { stdio: 'ignore' });
     for (let tries = 0; tries < 100; tries++) {
       if (await fetch(`${url}/readyz`).then(({ ok }) => ok, () => false)) return;
-      await new Promise((done) => setTimeout(done, 100));
+      await setTimeout(100);
     }
     throw new Error('the server did not start within 10 seconds');
   };
