@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use toml::{Table, Value};
 use uproar_core::limits::Limits;
+use uproar_http::invites::{INVITE_LIFETIME_LIMIT_S, INVITE_USES_LIMIT, LIFETIME_DEFAULT_S};
 use uproar_store::{DataFolder, DatabaseUrl, Scopes, UsersBy};
 use uproar_tls::Files;
 
@@ -122,6 +123,34 @@ pub enum Tool {
         /// For log: how many lines [default: 100]
         #[arg(long, value_name = "N", value_parser = Trimmed(value_parser!(u16).range(1..=1000)))]
         last: Option<u16>,
+    },
+    /// Makes a link with which people sign up and join a room
+    ///
+    /// It is how the first people get onto a server with --sign-up invite; members can then invite others on the page.
+    /// With --room, those who follow the link become members of that room. It works while the server runs.
+    Invite {
+        /// Name of a room, which may be private
+        #[arg(long, value_name = "NAME")]
+        room: Option<String>,
+        /// How many people can use the link, up to 10000 [default: as many as like]
+        #[arg(
+            long,
+            value_name = "N",
+            value_parser = Trimmed(value_parser!(u32).range(1..=i64::from(INVITE_USES_LIMIT)))
+        )]
+        uses: Option<u32>,
+        /// How long the link can be used, up to a year (31536000)
+        #[arg(
+            long,
+            value_name = "SECONDS",
+            default_value_t = LIFETIME_DEFAULT_S,
+            value_parser = Trimmed(value_parser!(u64).range(1..=INVITE_LIFETIME_LIMIT_S))
+        )]
+        lifetime: u64,
+        /// Where people find the server, such as https://chat.example.org [default: --public-url, or the first address
+        /// that the server listens on]
+        #[arg(long, value_name = "URL")]
+        url: Option<String>,
     },
     /// Checks everything that a start needs, without starting
     ///
@@ -420,7 +449,8 @@ pub struct Options {
     )]
     pub password_sign_in: bool,
 
-    /// Who may create an account with a password: open (everybody) or closed (nobody)
+    /// Who may create an account with a password: open (everybody), invite (those whom somebody has invited) or closed
+    /// (nobody)
     #[arg(
         long,
         global = true,
@@ -522,6 +552,8 @@ pub enum TlsSource {
 pub enum SignUp {
     /// Everybody
     Open,
+    /// Those who have an invite
+    Invite,
     /// Nobody
     Closed,
 }

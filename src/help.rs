@@ -10,7 +10,7 @@ use uproar_core::limits::Limits;
 
 /// The shared options that each tool uses. The others are hidden from its help, but accepted and ignored, so that the
 /// command line, the environment and the configuration file of the server also serve its tools.
-const USED_OPTIONS: [(&str, &[&str]); 12] = [
+const USED_OPTIONS: [(&str, &[&str]); 13] = [
     ("token", &["config", "data", "key_file"]),
     ("backup", &["config", "data", "database"]),
     ("restored", &["config", "data", "database"]),
@@ -19,6 +19,7 @@ const USED_OPTIONS: [(&str, &[&str]); 12] = [
     ("migrate", &["config", "data", "database"]),
     ("nodes", &["config", "database"]),
     ("api-key", &["config", "data", "database", "bus", "node"]),
+    ("invite", &["config", "listen", "listen_tls", "data", "database", "bus", "node", "public_url"]),
     (
         "check",
         &[
@@ -376,6 +377,24 @@ mod tests {
                 ],
             ),
             (
+                "invite",
+                &[
+                    "--room",
+                    "--uses",
+                    "--lifetime",
+                    "--url",
+                    "--config",
+                    "--listen",
+                    "--listen-tls",
+                    "--data",
+                    "--database",
+                    "--bus",
+                    "--node",
+                    "--public-url",
+                    "--help",
+                ],
+            ),
+            (
                 "check",
                 &[
                     "--config",
@@ -495,6 +514,7 @@ mod tests {
             "uproar password --user NAME [options]",
             "uproar migrate [--from FILE] [options]",
             "uproar api-key ACTION [NAME] [--user BOT] [--scope SCOPES] [--users HOW] [--last N] [options]",
+            "uproar invite [--room NAME] [--uses N] [--lifetime SECONDS] [--url URL] [options]",
             "uproar check [options]",
             "uproar health [URL] [options]",
             "uproar completions SHELL",

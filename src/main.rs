@@ -35,6 +35,9 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
             let (name, user) = (name.as_deref(), user.as_deref());
             tools::api_key(&cli.options, *action, name, user, *scope, *users, *last)
         }
+        Some(Tool::Invite { room, uses, lifetime, url }) => {
+            tools::invite(&cli.options, room.as_deref(), *uses, *lifetime, url.as_deref())
+        }
         Some(Tool::Check) => check::check(&cli.options),
         Some(Tool::Health { url }) => health::health(&cli.options, url.as_deref()),
         Some(Tool::Completions { shell }) => output::print(&help::completions(*shell)),

@@ -1,8 +1,9 @@
 //! The tools of the command line.
 
 use crate::config::{KeyAction, Options};
-use crate::operator::{self, KeyRequest, Request, client};
+use crate::operator::{self, InviteRequest, KeyRequest, Request, client};
 use crate::output;
+use crate::server::settings;
 use anyhow::{Context, Result, bail};
 use std::io::{IsTerminal, Read};
 use std::path::Path;
@@ -164,6 +165,29 @@ pub fn api_key(
         KeyAction::List | KeyAction::Log => {}
     }
     Ok(())
+}
+
+/// Makes an invite. A running server does it, or else this process, which then keeps servers from starting.
+pub fn invite(
+    options: &Options,
+    room: Option<&str>,
+    uses: Option<u32>,
+    lifetime_s: u64,
+    url: Option<&str>,
+) -> Result<()> {
+    room.map(operator::check_room).transpose()?;
+    let address = settings::address_for_users(options, url)?;
+    let request = InviteRequest { room: room.map(ToOwned::to_owned), uses, lifetime_s };
+    let request = Request::Invite(request);
+    let code = match client::ask(&options.data, &request)? {
+        Some(code) => code,
+        None => {
+            let Request::Invite(request) = &request else { bail!("another request") };
+            let folder = DataFolder::open(&options.data)?;
+            in_store(options, &folder, async |store| operator::invite(store, request).await)?
+        }
+    };
+    output::print(format!("{}\n", uproar_http::invites::link(&address, &code)).as_bytes())
 }
 
 /// Runs `work` on the database, which no server of this data folder uses.

@@ -112,6 +112,12 @@ impl Limits {
         (rate.tokens > 0).then_some(rate)
     }
 
+    /// How often one client address may look at invites without a token; `None` means as often as it likes.
+    pub fn invite_lookups_rate(&self) -> Option<Rate> {
+        let rate = Rate::per_minute(self.invite_lookups_per_minute, self.invite_lookups_burst_limit);
+        (rate.tokens > 0).then_some(rate)
+    }
+
     /// How often one client address may try wrong passwords for one name; `None` means as often as it likes.
     pub fn wrong_password_rate(&self) -> Option<Rate> {
         let rate = Rate { tokens: 1, per_ms: self.wrong_password_interval_ms, burst: self.wrong_password_burst_limit };
@@ -365,6 +371,8 @@ limits! {
     hook_posts_per_minute = 60, 0..=10_000_000;
     /// The longest body of a post to an incoming hook.
     hook_body_limit_bytes = 256 * KIB, 256..=16 * MIB;
+    /// Invites that a room may have.
+    invites_per_room_limit = 100, 1..=1_000;
     /// The largest member limit that a room can be created with.
     room_size_limit = 100_000, 1..=100_000;
     /// How long the name of a deleted room is reserved for its last owner.
@@ -427,6 +435,10 @@ limits! {
     sign_up_burst_limit = 100, 1..=10_000_000;
     /// Sign-ups per minute from one client address after a burst; 0 means no limit.
     sign_up_rate_per_minute = 1, 0..=10_000_000;
+    /// Looks at invites without a token from one client address that may arrive in one burst.
+    invite_lookups_burst_limit = 100, 1..=10_000_000;
+    /// Such looks per minute from one client address after a burst; 0 means no limit.
+    invite_lookups_per_minute = 60, 0..=10_000_000;
     /// Wrong passwords for one username or e-mail address from one client address that may arrive in one burst. Other
     /// client addresses, and browsers that have signed in to the account before, have a burst of their own.
     wrong_password_burst_limit = 10, 1..=10_000_000;

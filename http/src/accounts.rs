@@ -28,7 +28,7 @@ use std::time::Instant;
 use uproar_core::limits::Limits;
 use uproar_model::text::{decompose, normalize_password};
 use uproar_model::{UserId, shown_name};
-use uproar_store::{Account, CreateUserError, Login, NewUser};
+use uproar_store::{Account, CreateUserError, InvitedUser, InvitedUserError, Login, NewUser};
 
 pub(crate) fn routes() -> Vec<Route> {
     vec![
@@ -60,15 +60,15 @@ impl FromRequestParts<Arc<App>> for Passwords {
     }
 }
 
-/// Shows that strangers may create accounts.
-struct OpenToAll;
+/// Shows that people may create accounts, at least with an invite.
+struct OpenToSome;
 
-impl FromRequestParts<Arc<App>> for OpenToAll {
+impl FromRequestParts<Arc<App>> for OpenToSome {
     type Rejection = ApiError;
 
-    async fn from_request_parts(_: &mut Parts, app: &Arc<App>) -> Result<OpenToAll, ApiError> {
+    async fn from_request_parts(_: &mut Parts, app: &Arc<App>) -> Result<OpenToSome, ApiError> {
         match app.settings.sign_up {
-            SignUpPolicy::Open => Ok(OpenToAll),
+            SignUpPolicy::Open | SignUpPolicy::Invite => Ok(OpenToSome),
             SignUpPolicy::Closed => Err(ApiError::new(
                 Code::SignUpClosed,
                 "nobody can sign up here; ask the operator of this server for an account",
@@ -80,7 +80,11 @@ impl FromRequestParts<Arc<App>> for OpenToAll {
 /// How users sign in, for the page. It is no secret.
 async fn ways_to_sign_in(State(app): State<Arc<App>>) -> Response {
     let passwords = app.settings.password_sign_in;
-    let sign_up = if passwords && app.settings.sign_up == SignUpPolicy::Open { "open" } else { "closed" };
+    let sign_up = match app.settings.sign_up {
+        SignUpPolicy::Open if passwords => "open",
+        SignUpPolicy::Invite if passwords => "invite",
+        _ => "closed",
+    };
     let oidc = app.settings.oidc.as_ref().map(|oidc| json!({"name": oidc.name}));
     Json(json!({"password": passwords, "sign_up": sign_up, "oidc": oidc})).into_response()
 }
@@ -94,31 +98,60 @@ struct SignUp {
     email: String,
     #[garde(custom(validation::new_password))]
     password: String,
+    #[garde(inner(custom(validation::invite_code)))]
+    invite: Option<String>,
 }
 
 impl Precheck for SignUp {}
 
 async fn sign_up(
     _: Passwords,
-    _: OpenToAll,
+    _: OpenToSome,
     State(app): State<Arc<App>>,
     ClientAddress(client): ClientAddress,
     via_https: ViaHttps,
     Body(body): Body<SignUp>,
 ) -> Result<Response, ApiError> {
     let username_key = fold("username", &body.username)?;
+    if body.invite.is_none() && app.settings.sign_up == SignUpPolicy::Invite {
+        return Err(ApiError::new(
+            Code::InviteRequired,
+            "one needs an invite to sign up here; ask somebody who has an account, or the operator, for a link",
+        ));
+    }
     app.attempts.sign_up(client, Instant::now())?;
+    if let Some(code) = &body.invite {
+        // Before the password is hashed. It is judged again when the account is created.
+        app.store.invite(code, client).await.map_err(ApiError::from_room)?;
+    }
     let email_key = email::key(&body.email).unwrap_or_default();
     let password_hash = app.passwords.hash(client, Class::SignUp, normalize_password(&body.password)).await?;
     let username = shown_name(&body.username);
     let user = NewUser { username, username_key, email_key, password_hash, address: client };
-    let account = app.store.create_user(user).await.inspect_err(|error| {
-        if matches!(error, CreateUserError::EmailTaken) {
-            app.attempts.email_was_taken(client, Instant::now());
-        }
-    })?;
-    app.security_log.log(client, account.id, Event::SignedUp);
-    Ok(sign_in_response(&app, &account, StatusCode::CREATED, via_https))
+    complete(async move {
+        let created = match body.invite {
+            None => app.store.create_user(user).await.map_err(InvitedUserError::User),
+            Some(code) => create_invited_user(&app, user, &code).await,
+        };
+        let account = created.inspect_err(|error| {
+            if matches!(error, InvitedUserError::User(CreateUserError::EmailTaken)) {
+                app.attempts.email_was_taken(client, Instant::now());
+            }
+        })?;
+        app.security_log.log(client, account.id, Event::SignedUp);
+        Ok(sign_in_response(&app, &account, StatusCode::CREATED, via_https))
+    })
+    .await
+}
+
+/// Creates a user who has an invite, and shows in the room that the user has joined it.
+async fn create_invited_user(app: &App, user: NewUser, code: &str) -> Result<Account, InvitedUserError> {
+    let generation = app.store.generation();
+    let InvitedUser { account, room, publication } = app.store.create_invited_user(user, code).await?;
+    if let (Some((room, _)), Some(publication)) = (room, publication) {
+        app.chat.learn(room, app.history_since(generation), publication);
+    }
+    Ok(account)
 }
 
 #[derive(Deserialize, Validate)]

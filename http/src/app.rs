@@ -15,7 +15,7 @@ use crate::tokens::Tokens;
 use axum::handler::Handler;
 use axum::response::Response;
 use axum::routing::{MethodFilter, MethodRouter, on};
-use http::Method;
+use http::{HeaderMap, Method, header};
 use std::sync::Arc;
 use std::time::Instant;
 use uproar_model::{DatabaseGeneration, UserId};
@@ -65,6 +65,17 @@ impl App {
         if matches!(error, RoomError::Store(StoreError::Failed(_))) {
             self.chat.sweep();
         }
+    }
+
+    /// Where users find this server. If the operator does not say it, it is where this request was sent to: a proxy may
+    /// have put another `Host` there.
+    pub(crate) fn own_address(&self, headers: &HeaderMap, via_https: bool) -> String {
+        if let Some(url) = &self.settings.public_url {
+            return url.clone();
+        }
+        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).filter(|host| !host.is_empty());
+        let host = host.unwrap_or("localhost");
+        format!("{}://{host}", if via_https { "https" } else { "http" })
     }
 
     /// The time by the database's clock in Unix seconds, as tokens use it.

@@ -40,7 +40,7 @@ pub(crate) const TARGET: &str = module_path!();
 pub(crate) struct Metrics {
     /// Sign-ins with a wrong password or for an account that does not exist.
     pub failed: u64,
-    /// Sign-ins and sign-ups that were refused because of their rate.
+    /// Sign-ins, sign-ups and looks at invites that were refused because of their rate.
     pub refused: u64,
 }
 
@@ -61,6 +61,7 @@ struct State {
     wrong_for_account: Option<AddressBuckets<u64>>,
     /// Addresses whose bucket here is empty are suspicious.
     suspicion: AddressBuckets,
+    invites: Option<AddressBuckets>,
     log: LogLimit,
 }
 
@@ -85,6 +86,7 @@ impl Attempts {
                 wrong: limits.address_wrong_passwords_rate().map(|rate| AddressBuckets::new(rate, BUCKETS_LIMIT)),
                 wrong_for_account: limits.wrong_password_rate().map(|rate| AddressBuckets::new(rate, BUCKETS_LIMIT)),
                 suspicion: AddressBuckets::new(SUSPICION_RATE, BUCKETS_LIMIT),
+                invites: limits.invite_lookups_rate().map(|rate| AddressBuckets::new(rate, BUCKETS_LIMIT)),
                 log: LogLimit::new(LOG_RATE),
             }),
             failed: AtomicU64::new(0),
@@ -101,6 +103,13 @@ impl Attempts {
         let now_ms = self.ms(now);
         let taken = self.lock().sign_ups.as_mut().map_or(Ok(()), |buckets| buckets.take(client, (), now_ms));
         taken.map_err(|wait_ms| self.refusal("too many sign-ups from your address", wait_ms))
+    }
+
+    /// Takes one of the address's looks at invites, for which nobody needs a token.
+    pub(crate) fn look_up_invite(&self, client: IpAddr, now: Instant) -> Result<(), ApiError> {
+        let now_ms = self.ms(now);
+        let taken = self.lock().invites.as_mut().map_or(Ok(()), |buckets| buckets.take(client, (), now_ms));
+        taken.map_err(|wait_ms| self.refusal("too many looks at invites from your address", wait_ms))
     }
 
     /// A sign-up failed because another account has its e-mail address. It counts [`EMAIL_PROBE_SIGN_UPS`] times, since

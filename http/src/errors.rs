@@ -8,7 +8,7 @@ use http::{HeaderValue, StatusCode, header};
 use serde_json::json;
 use std::borrow::Cow;
 use uproar_model::{NameError, TokenError, UnixMillis};
-use uproar_store::{CreateUserError, JoinError, RoomError, StoreError};
+use uproar_store::{CreateUserError, InvitedUserError, JoinError, RoomError, StoreError};
 
 /// Declares each code once: the variant, its string on the wire, its status.
 macro_rules! codes {
@@ -73,6 +73,8 @@ codes! {
     PasswordSignInOff = "password_sign_in_off", FORBIDDEN;
     /// Nobody can create an account by signing up.
     SignUpClosed = "sign_up_closed", FORBIDDEN;
+    /// One needs an invite to sign up here.
+    InviteRequired = "invite_required", FORBIDDEN;
     /// The token is of another system, so only that system can issue another one.
     NotRenewable = "not_renewable", FORBIDDEN;
     /// Only the author may do this.
@@ -91,6 +93,8 @@ codes! {
     NoSuchMessage = "no_such_message", NOT_FOUND;
     /// The room has no hook with this id.
     NoSuchHook = "no_such_hook", NOT_FOUND;
+    /// There is no such invite, or its room was deleted.
+    NoSuchInvite = "no_such_invite", NOT_FOUND;
     /// The path does not support this method. `Allow` lists the methods that it supports.
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED;
     /// The body did not arrive in time.
@@ -115,6 +119,8 @@ codes! {
     TooManyHooks = "too_many_hooks", CONFLICT;
     /// The user has blocked as many others as one user may block.
     TooManyBlocks = "too_many_blocks", CONFLICT;
+    /// The room has as many invites as a room may have.
+    TooManyInvites = "too_many_invites", CONFLICT;
     /// The message that the request refers to does not exist or was deleted.
     NoTarget = "no_target", CONFLICT;
     /// The message has as many kinds of reactions as a message, or of one user, may have.
@@ -125,6 +131,8 @@ codes! {
     WrongEpoch = "wrong_epoch", CONFLICT;
     /// The account has no password to change.
     NoPassword = "no_password", CONFLICT;
+    /// The invite was revoked, has expired or is used up, or its creator may not invite others any more.
+    InviteEnded = "invite_ended", GONE;
     /// The body is longer than allowed.
     BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE;
     /// The request does not declare its body as JSON.
@@ -149,7 +157,8 @@ codes! {
     RateLimited = "rate_limited", TOO_MANY_REQUESTS;
     /// The user has too many WebSocket connections.
     TooManyConnections = "too_many_connections", TOO_MANY_REQUESTS;
-    /// Too many sign-ups or wrong passwords from this address, or too many of its password checks are waiting.
+    /// Too many sign-ups, wrong passwords or looks at invites from this address, or too many of its password checks are
+    /// waiting.
     TooManyAttempts = "too_many_attempts", TOO_MANY_REQUESTS;
     /// The head of the request is longer than allowed, or has more than 100 headers.
     HeadTooLarge = "head_too_large", REQUEST_HEADER_FIELDS_TOO_LARGE;
@@ -235,6 +244,10 @@ impl ApiError {
         ApiError::new(Code::NoSuchUser, message).on(field)
     }
 
+    pub fn no_such_invite() -> ApiError {
+        ApiError::new(Code::NoSuchInvite, "there is no such invite; check the link, or ask for another one")
+    }
+
     pub fn not_member() -> ApiError {
         ApiError::new(Code::NotMember, "you are not a member of this room; join it first")
     }
@@ -292,6 +305,9 @@ impl ApiError {
             RoomError::Blocked { .. } => ApiError::new(Code::Blocked, error.to_string()).on("usernames"),
             RoomError::TooManyBlocks(_) => ApiError::new(Code::TooManyBlocks, error.to_string()),
             RoomError::NoHook => ApiError::new(Code::NoSuchHook, "the room has no hook with this id").on("id"),
+            RoomError::TooManyInvites(_) => ApiError::new(Code::TooManyInvites, error.to_string()),
+            RoomError::NoInvite => ApiError::no_such_invite(),
+            RoomError::InviteEnded(_) => ApiError::new(Code::InviteEnded, format!("{error}; ask for another one")),
             RoomError::Store(error) => error.into(),
         }
     }
@@ -344,6 +360,15 @@ impl From<CreateUserError> for ApiError {
             }
             CreateUserError::EmailTaken => ApiError::new(Code::EmailTaken, "this e-mail address is taken").on("email"),
             CreateUserError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<InvitedUserError> for ApiError {
+    fn from(error: InvitedUserError) -> ApiError {
+        match error {
+            InvitedUserError::User(error) => error.into(),
+            InvitedUserError::Invite(error) => ApiError::from_room(error),
         }
     }
 }

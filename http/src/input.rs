@@ -158,6 +158,18 @@ impl FromRequestParts<Arc<App>> for HookId {
     }
 }
 
+/// The code of the invite in the path. What can't be a code is nobody's, so the database need not be asked.
+pub(crate) struct InviteCode(pub String);
+
+impl FromRequestParts<Arc<App>> for InviteCode {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<InviteCode, ApiError> {
+        let code = parameter(parts, app, "code").await?;
+        if validation::is_invite_code(&code) { Ok(InviteCode(code)) } else { Err(ApiError::no_such_invite()) }
+    }
+}
+
 /// The emoji in the path, as it was sent.
 pub(crate) struct Emoji(pub String);
 

@@ -8,8 +8,8 @@
 //! `errors`, `exchanges`, `issuers`, `objects`, `origins`, `passwords`, `private_file`, `rate`, `readiness`,
 //! `security_log`, `settings`, `signatures`, `slots`, `socket`, `stream`, `tokens`, `traces` and `validation`. Above
 //! them, `app` holds what all handlers share. `input`, `cookie` and `authentication` turn a request into checked
-//! values. Next come the handlers: `accounts`, `api`, `hooks`, `messages`, `oidc`, `operations`, `page`, `redirect`,
-//! `rooms` and `upgrade`. At the top, `service` routes requests to the handlers and serves connections.
+//! values. Next come the handlers: `accounts`, `api`, `hooks`, `invites`, `messages`, `oidc`, `operations`, `page`,
+//! `redirect`, `rooms` and `upgrade`. At the top, `service` routes requests to the handlers and serves connections.
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
@@ -30,6 +30,7 @@ mod exchanges;
 mod fields;
 mod hooks;
 mod input;
+pub mod invites;
 mod issuers;
 mod messages;
 mod moderation;

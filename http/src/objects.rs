@@ -4,8 +4,8 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use uproar_model::{Kind, MemberRef, Number, Offset, Publication, UnixMillis};
 use uproar_store::{
-    Account, Ban, Block, Cursor, Hook, MemberEntry, Message, MessagePage, Reaction, Role, Room, RoomAuditEntry,
-    RoomKind,
+    Account, Ban, Block, Cursor, Hook, Invite, MemberEntry, Message, MessagePage, OpenInvite, Reaction, Role, Room,
+    RoomAuditEntry, RoomKind,
 };
 
 #[derive(Serialize)]
@@ -194,6 +194,71 @@ impl<'a> From<&'a Hook> for HookObject<'a> {
             created_by: (&hook.creator).into(),
             created_at: hook.created_at,
         }
+    }
+}
+
+/// An invite of a room.
+#[derive(Serialize)]
+pub(crate) struct InviteObject<'a> {
+    code: &'a str,
+    url: String,
+    /// Null: the operator.
+    created_by: Option<UserObject<'a>>,
+    created_at: UnixMillis,
+    expires_at: UnixMillis,
+    uses: u32,
+    /// Null: there is none.
+    uses_limit: Option<u32>,
+}
+
+impl<'a> InviteObject<'a> {
+    /// `address`: where users find this server.
+    pub(crate) fn new(invite: &'a Invite, address: &str) -> InviteObject<'a> {
+        InviteObject {
+            code: &invite.code,
+            url: invite_link(address, &invite.code),
+            created_by: invite.creator.as_ref().map(UserObject::from),
+            created_at: invite.created_at,
+            expires_at: invite.expires_at,
+            uses: invite.uses,
+            uses_limit: invite.uses_limit,
+        }
+    }
+}
+
+/// The link of an invite, which people follow. `address`: where users find this server.
+pub(crate) fn invite_link(address: &str, code: &str) -> String {
+    format!("{address}/#/invite/{code}")
+}
+
+/// An invite as those see it who have its code.
+#[derive(Serialize)]
+pub(crate) struct OpenInviteObject<'a> {
+    /// Null: it only lets people sign up.
+    room: Option<InvitingRoomObject<'a>>,
+    /// Null: the operator.
+    invited_by: Option<UserObject<'a>>,
+    expires_at: UnixMillis,
+}
+
+#[derive(Serialize)]
+struct InvitingRoomObject<'a> {
+    name: &'a str,
+    title: &'a str,
+    private: bool,
+    members: u32,
+}
+
+impl<'a> From<&'a OpenInvite> for OpenInviteObject<'a> {
+    fn from(invite: &'a OpenInvite) -> OpenInviteObject<'a> {
+        let room = invite.room.as_ref().map(|room| InvitingRoomObject {
+            name: &room.name,
+            title: &room.title,
+            private: room.kind == RoomKind::Private,
+            members: room.members,
+        });
+        let invited_by = invite.creator.as_ref().map(UserObject::from);
+        OpenInviteObject { room, invited_by, expires_at: invite.expires_at }
     }
 }
 

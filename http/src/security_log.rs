@@ -50,6 +50,12 @@ pub(crate) enum Event<'a> {
         name: &'a str,
         hook: i64,
     },
+    CreatedInvite {
+        name: &'a str,
+    },
+    RevokedInvite {
+        name: &'a str,
+    },
 }
 
 /// The target of its lines begins with this.
@@ -102,6 +108,12 @@ impl SecurityLog {
             }
             Event::DeletedHook { room, name, hook } => {
                 tracing::info!(%address, user, room = room.0, name, hook, unlogged, "a user deleted a hook of a room");
+            }
+            Event::CreatedInvite { name } => {
+                tracing::info!(%address, user, name, unlogged, "a user created an invite to a room");
+            }
+            Event::RevokedInvite { name } => {
+                tracing::info!(%address, user, name, unlogged, "a user revoked an invite to a room");
             }
         }
     }

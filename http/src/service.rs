@@ -21,7 +21,7 @@ use crate::tokens::Tokens;
 use crate::traces::{CallSpan, OpenSpan, SharedTraces};
 use crate::upgrade::HandBack;
 use crate::{
-    accounts, addresses, direct, hooks, messages, moderation, oidc, operations, page, redirect, rooms, upgrade,
+    accounts, addresses, direct, hooks, invites, messages, moderation, oidc, operations, page, redirect, rooms, upgrade,
 };
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -69,6 +69,7 @@ fn routes(settings: &Settings) -> Vec<Route> {
     routes.extend(messages::routes());
     routes.extend(oidc::routes());
     routes.extend(hooks::routes());
+    routes.extend(invites::routes());
     routes.extend(operations::routes());
     routes.extend(page::routes());
     routes.extend(upgrade::routes(settings));

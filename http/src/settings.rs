@@ -40,6 +40,8 @@ impl fmt::Debug for OidcSettings {
 pub enum SignUp {
     /// Everybody.
     Open,
+    /// Those who have an invite.
+    Invite,
     /// Nobody: the operator creates the accounts.
     Closed,
 }

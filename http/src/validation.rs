@@ -33,6 +33,12 @@ const QUERY_LIMIT_CHARACTERS: usize = 128;
 const QUERY_LIMIT_BYTES: usize = 1024;
 /// A direct room has one member more.
 const OTHERS_LIMIT: usize = 9;
+/// How long an invite can be used at most: a year.
+pub const INVITE_LIFETIME_LIMIT_S: u64 = 365 * 24 * 3600;
+/// How often an invite can be used at most, if there is a limit.
+pub const INVITE_USES_LIMIT: u32 = 10_000;
+/// 128 bits in Base64.
+const INVITE_CODE_CHARACTERS: usize = 22;
 /// The prefix of `live:` channels. `/ws?room=` would mistake a room whose name starts with it for such a channel.
 pub(crate) const LIVE_PREFIX: &str = "live:";
 
@@ -209,6 +215,27 @@ pub(crate) fn room_size(value: &u32, limits: &Limits) -> Result {
     )
 }
 
+/// How often a new invite can be used.
+pub(crate) fn invite_uses(value: &u32, _: &Limits) -> Result {
+    ensure((1..=INVITE_USES_LIMIT).contains(value), format!("must be from 1 to {INVITE_USES_LIMIT}"))
+}
+
+/// How many seconds a new invite can be used.
+pub(crate) fn invite_lifetime(value: &u64, _: &Limits) -> Result {
+    ensure((1..=INVITE_LIFETIME_LIMIT_S).contains(value), format!("must be from 1 to {INVITE_LIFETIME_LIMIT_S}"))
+}
+
+/// The code of an invite in a body.
+pub(crate) fn invite_code(value: &str, _: &Limits) -> Result {
+    ensure(is_invite_code(value), "must be the code of an invite, which is at the end of its link")
+}
+
+/// Whether a text can be the code of an invite.
+pub(crate) fn is_invite_code(text: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    text.len() == INVITE_CODE_CHARACTERS && text.bytes().all(is_plain)
+}
+
 /// The text of a message. Its length is checked earlier, because that error has a code of its own.
 pub(crate) fn text(value: &str, _: &Limits) -> Result {
     ensure(is_visible(value), "must not be empty")?;
@@ -348,6 +375,14 @@ mod tests {
     }
 
     #[test]
+    fn the_code_of_an_invite_has_22_plain_characters() {
+        assert!(is_valid(invite_code, "AZaz09-_AZaz09-_AZaz09"));
+        for text in ["", "x", &"x".repeat(21), &"x".repeat(23), "xxxxxxxxxxxxxxxxxxxxx.", "äxxxxxxxxxxxxxxxxxxxx"] {
+            assert!(!is_valid(invite_code, text), "{text}");
+        }
+    }
+
+    #[test]
     fn numbers_are_bounded() {
         for size in [1, 100_000] {
             assert!(is_valid(room_size, &size));
@@ -358,6 +393,10 @@ mod tests {
         assert!(is_valid(offset, &1) && is_valid(offset, &NUMBER_LIMIT));
         assert!(!is_valid(offset, &0) && !is_valid(offset, &(NUMBER_LIMIT + 1)) && !is_valid(offset, &u64::MAX));
         assert!(is_valid(position, &0) && !is_valid(position, &u64::MAX));
+        assert!(is_valid(invite_uses, &1) && is_valid(invite_uses, &10_000));
+        assert!(!is_valid(invite_uses, &0) && !is_valid(invite_uses, &10_001));
+        assert!(is_valid(invite_lifetime, &1) && is_valid(invite_lifetime, &31_536_000));
+        assert!(!is_valid(invite_lifetime, &0) && !is_valid(invite_lifetime, &31_536_001));
         assert!(!is_valid(page_limit, &0) && is_valid(page_limit, &u64::MAX));
         assert!(
             is_valid(user_id, "7") && !is_valid(user_id, "x") && !is_valid(user_id, "-1") && !is_valid(user_id, "")

@@ -5,9 +5,11 @@
 
 mod api_keys;
 pub mod client;
+mod invites;
 pub mod server;
 
 pub use api_keys::{KeyRequest, execute as manage_keys};
+pub use invites::{InviteRequest, check_room, invite};
 
 use anyhow::{Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
@@ -39,6 +41,8 @@ pub enum Request {
     Password { user: String, password: String },
     /// Something about the keys of the server API.
     ApiKey(KeyRequest),
+    /// The code of a new invite.
+    Invite(InviteRequest),
 }
 
 /// What the server answers.

@@ -1,6 +1,8 @@
 //! The server's side.
 
-use super::{LINE_LIMIT_BYTES, Request, Response, manage_keys, mint, set_password, socket_path, with_socket_path};
+use super::{
+    LINE_LIMIT_BYTES, Request, Response, invite, manage_keys, mint, set_password, socket_path, with_socket_path,
+};
 use anyhow::{Context, Result, bail};
 use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind};
@@ -121,6 +123,11 @@ impl Office {
                 Ok(String::new())
             }
             Request::ApiKey(request) => manage_keys(&*self.store, &request).await,
+            Request::Invite(request) => {
+                let code = invite(&*self.store, &request).await?;
+                tracing::info!(room = request.room, "an operator has created an invite");
+                Ok(code)
+            }
         }
     }
 }

@@ -17,7 +17,7 @@ mod threads;
 mod watchdog;
 
 use crate::bus::nats::{self, Nats};
-use crate::config::{self, Options};
+use crate::config::{self, Options, SignUp};
 use crate::driver::Driver;
 use crate::issuers;
 use crate::operator::server::{Office, OperatorSocket};
@@ -180,6 +180,7 @@ async fn serve(
     let mut threads = Threads::spawn(&setup, parts, listeners, lane_runtime, background)?;
     let operators = serve_operators(folder, office);
     tracing::info!(shards = setup.shards, lanes = setup.lanes, "started");
+    tell_who_signs_up(options, plain.iter().chain(&tls));
     print_addresses(&plain, &tls);
     notify::ready();
     threads.start_watchdog();
@@ -357,6 +358,24 @@ fn background_runtime() -> Result<Runtime> {
         .enable_all()
         .build()
         .context("can't start the background thread")
+}
+
+/// Says who can create an account, and warns if that may be the whole internet.
+fn tell_who_signs_up<'a>(options: &Options, mut addresses: impl Iterator<Item = &'a SocketAddr>) {
+    let who = match options.sign_up {
+        _ if !options.password_sign_in => "nobody, as --password-sign-in is off",
+        SignUp::Open if addresses.any(|address| !address.ip().is_loopback()) => {
+            tracing::warn!(
+                "everybody who reaches this server can sign up; with --sign-up invite or --sign-up closed, only those \
+                 can whom you want"
+            );
+            return;
+        }
+        SignUp::Open => "everybody",
+        SignUp::Invite => "those who have an invite",
+        SignUp::Closed => "nobody",
+    };
+    tracing::info!(who, "who can sign up with a password");
 }
 
 fn print_addresses(plain: &[SocketAddr], tls: &[SocketAddr]) {

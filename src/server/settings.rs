@@ -1,8 +1,9 @@
 //! Translates the options into the settings of the HTTP service.
 
+use super::for_browser;
 use crate::config::{self, Options};
 use crate::issuers::parse_url;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use std::str::FromStr;
 use uproar_core::limits::Limits;
 use uproar_http::addresses::Network;
@@ -25,9 +26,10 @@ pub(crate) fn from_options(options: &Options, limits: &Limits) -> Result<Setting
         password_sign_in: options.password_sign_in,
         sign_up: match options.sign_up {
             config::SignUp::Open => SignUp::Open,
+            config::SignUp::Invite => SignUp::Invite,
             config::SignUp::Closed => SignUp::Closed,
         },
-        public_url: options.public_url.as_deref().map(parse_public_url).transpose()?,
+        public_url: options.public_url.as_deref().map(|url| parse_origin("--public-url", url)).transpose()?,
         echo: options.echo,
         hsts: options.hsts,
         has_admin_port: options.admin_listen.is_some(),
@@ -38,10 +40,26 @@ pub(crate) fn from_options(options: &Options, limits: &Limits) -> Result<Setting
 }
 
 /// The URL without a slash at the end. A path would lead nowhere, as the page uses absolute ones.
-fn parse_public_url(text: &str) -> Result<String> {
-    let url = parse_url("--public-url", text)?;
+fn parse_origin(option: &str, text: &str) -> Result<String> {
+    let url = parse_url(option, text)?;
     if text.trim_end_matches('/').len() != url.origin().len() {
-        bail!("--public-url: give only scheme, host and port, such as https://chat.example.org");
+        bail!("{option}: give only scheme, host and port, such as https://chat.example.org");
     }
     Ok(url.origin().to_owned())
+}
+
+/// Where people find the server, for links that a command prints: scheme, host and port, without a slash at the end.
+/// `url`: what the command line of the command says.
+///
+/// # Errors
+/// If a URL or an address is invalid.
+pub(crate) fn address_for_users(options: &Options, url: Option<&str>) -> Result<String> {
+    let given = url.map(|url| ("--url", url)).or(options.public_url.as_deref().map(|url| ("--public-url", url)));
+    if let Some((option, url)) = given {
+        return parse_origin(option, url);
+    }
+    let (plain, tls) = (options.addresses()?, options.tls_addresses()?);
+    let tls = tls.first().map(|address| format!("https://{}", for_browser(*address)));
+    let plain = plain.first().map(|address| format!("http://{}", for_browser(*address)));
+    tls.or(plain).context("no address is known: name one with --url, such as https://chat.example.org")
 }

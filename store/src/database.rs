@@ -5,12 +5,15 @@ use crate::allowance::{Allowances, TakenJoin, UsedUp};
 use crate::check::{is_storable, require_storable};
 use crate::commits::Commits;
 use crate::connection::DbConnection;
-use crate::error::{ApiKeyError, AppendError, CreateUserError, OpenError, RenameError, RoomError, StoreError};
+use crate::error::{
+    ApiKeyError, AppendError, CreateUserError, InvitedUserError, OpenError, RenameError, RoomError, StoreError,
+};
 use crate::generation::DatabaseGeneration;
 use crate::objects::{
     Account, Addition, ApiKey, AuditEntry, BanPage, Block, Cursor, DeletedHook, DirectRoom, Enrolment, Hook,
-    HookTarget, Join, Login, MemberPage, MessagePage, Move, NewApiKey, NewHook, NewRoom, NewUser, NodeLoad, OtherNode,
-    OutboxRow, OutboxState, Progress, Registration, Removal, Room, RoomAuditPage, RoomChange, RoomChanged, UnreadRoom,
+    HookTarget, Invite, InvitedUser, Join, Login, MemberPage, MessagePage, Move, NewApiKey, NewHook, NewInvite,
+    NewRoom, NewUser, NodeLoad, OpenInvite, OtherNode, OutboxRow, OutboxState, Progress, Registration, Removal, Room,
+    RoomAuditPage, RoomChange, RoomChanged, UnreadRoom,
 };
 use crate::options::OpenOptions;
 use crate::postgres::{Lead, OutboxListener, Postgres, PostgresBus};
@@ -20,7 +23,7 @@ use crate::store::Store;
 use crate::task::Task;
 use crate::turns::{Place, TurnOf, Turns};
 use crate::unwritten::UnwrittenMarkers;
-use crate::{api_keys, direct, history, hooks, markers, names, nodes, outbox, positions, rooms, users};
+use crate::{api_keys, direct, history, hooks, invites, markers, names, nodes, outbox, positions, rooms, users};
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -333,6 +336,11 @@ fn fallen_silent() -> StoreError {
 /// No room has a name that can't be stored.
 fn require_room_name(name: &str) -> Result<(), RoomError> {
     if is_storable(name) { Ok(()) } else { Err(RoomError::NoRoom) }
+}
+
+/// No invite has a code that can't be stored.
+fn require_invite_code(code: &str) -> Result<(), RoomError> {
+    if is_storable(code) { Ok(()) } else { Err(RoomError::NoInvite) }
 }
 
 /// No user has a key that can't be stored.
@@ -1046,6 +1054,73 @@ impl Store for Database {
         }
         let turn_of = TurnOf::Address(Prefix::of(client));
         self.calls.read_in_turn(turn_of, async |db| hooks::find(db, secret_hash).await).await
+    }
+
+    async fn create_invite(&self, invite: NewInvite) -> Result<Invite, RoomError> {
+        require_storable(&[&invite.code])?;
+        if let Some(room) = &invite.room {
+            require_room_name(room)?;
+        }
+        let turn_of = match invite.creator {
+            Some(creator) => {
+                self.allowances.take_write(creator)?;
+                TurnOf::User(creator)
+            }
+            None => TurnOf::Server,
+        };
+        self.calls.change(turn_of, async |db| invites::create(db, &invite).await).await
+    }
+
+    async fn invites(&self, room: &str, actor: UserId) -> Result<Vec<Invite>, RoomError> {
+        require_room_name(room)?;
+        self.calls.read_for(actor, async |db| invites::list(db, room, actor).await).await
+    }
+
+    async fn revoke_invite(&self, room: &str, actor: UserId, code: &str) -> Result<(), RoomError> {
+        require_room_name(room)?;
+        require_invite_code(code)?;
+        self.allowances.take_write(actor)?;
+        self.calls.change_for(actor, async |db| invites::revoke(db, room, actor, code).await).await
+    }
+
+    async fn invite(&self, code: &str, client: IpAddr) -> Result<OpenInvite, RoomError> {
+        require_invite_code(code)?;
+        let turn_of = TurnOf::Address(Prefix::of(client));
+        self.calls.read_in_turn(turn_of, async |db| invites::find(db, code).await).await
+    }
+
+    async fn accept_invite(&self, code: &str, user: UserId) -> Result<Option<Join>, RoomError> {
+        require_invite_code(code)?;
+        let target = self.calls.read_for(user, async |db| invites::target(db, code, user).await).await?;
+        let Some((name, is_member)) = target else { return Ok(None) };
+        if is_member {
+            let room = self.room(&name, user).await?.ok_or(RoomError::NoRoom)?;
+            return Ok(Some(Join { room, joined: false, publication: None }));
+        }
+        let taken = self.allowances.take_join(user, &name)?;
+        let newer = self.unwritten.of_user(user);
+        let limit = self.join_leave_limit;
+        let accept = async |db: &mut _| invites::accept(db, code, &name, user, &newer, limit).await;
+        let joined = self.calls.change_for(user, accept).await;
+        if let Ok(Join { room, publication: Some(publication), .. }) = &joined {
+            self.published(room.id, publication);
+        }
+        if matches!(&joined, Ok(join) if !join.joined) {
+            self.allowances.give_back(taken);
+        }
+        joined.map(Some)
+    }
+
+    async fn create_invited_user(&self, user: NewUser, code: &str) -> Result<InvitedUser, InvitedUserError> {
+        require_storable(&[&user.username, &user.username_key, &user.email_key, &user.password_hash])?;
+        require_invite_code(code)?;
+        let turn_of = TurnOf::Address(Prefix::of(user.address));
+        let limit = self.join_leave_limit;
+        let created = self.calls.change(turn_of, async |db| invites::sign_up(db, &user, code, limit).await).await?;
+        if let (Some((room, _)), Some(publication)) = (&created.room, &created.publication) {
+            self.published(*room, publication);
+        }
+        Ok(created)
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -137,8 +137,50 @@ pub enum RoomError {
     TooManyBlocks(u64),
     #[error("the room has no such hook")]
     NoHook,
+    #[error("the room has {0} invites, which is as many as allowed; revoke one that nobody needs")]
+    TooManyInvites(u64),
+    #[error("there is no such invite")]
+    NoInvite,
+    #[error("this invite {0}")]
+    InviteEnded(InviteEnd),
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// Why an invite can't be used any more. As text, it follows the word "invite".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InviteEnd {
+    #[error("was revoked")]
+    Revoked,
+    #[error("has expired")]
+    Expired,
+    #[error("has been used as often as it may be")]
+    UsedUp,
+    /// Its creator may not invite others any more.
+    #[error("is void, because its creator may not invite others to the room any more")]
+    Void,
+}
+
+/// Why a user with an invite was not created. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum InvitedUserError {
+    #[error(transparent)]
+    User(#[from] CreateUserError),
+    /// The invite can't be used, or its room is full.
+    #[error(transparent)]
+    Invite(#[from] RoomError),
+}
+
+impl From<StoreError> for InvitedUserError {
+    fn from(error: StoreError) -> InvitedUserError {
+        InvitedUserError::User(CreateUserError::Store(error))
+    }
+}
+
+impl From<sqlx::Error> for InvitedUserError {
+    fn from(error: sqlx::Error) -> InvitedUserError {
+        StoreError::from(error).into()
+    }
 }
 
 /// Why a database can't be used. The text is one line that says what is wrong, with what, and what to do.

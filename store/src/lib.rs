@@ -10,7 +10,7 @@
 //! | entry points | `tools`, `migrate`, `open`, `inspect` |
 //! | the trait on either database | `database`, `allowance`, `turns` |
 //! | the two databases | `sqlite`, `postgres` |
-//! | queries that run on both | `admission`, `rooms`, `rights`, `search`, `markers`, `positions`, `history` |
+//! | queries on both | `admission`, `invites`, `rooms`, `rights`, `search`, `markers`, `positions`, `history` |
 //! | queries about users | `users`, `api_keys` |
 //! | what these need | `connection`, `generation`, `migrations`, `tables`, `sum`, `check` |
 //! | the interface | `store`, `unwritten`, `commits`, `options`, `objects`, `data_folder`, `incarnation` |
@@ -37,6 +37,7 @@ mod history;
 mod hooks;
 mod incarnation;
 pub mod inspect;
+mod invites;
 mod markers;
 #[cfg(feature = "testing")]
 pub mod memory;
@@ -68,13 +69,16 @@ mod users;
 pub use allowance::WriteRates;
 pub use commits::{Commits, Following, News};
 pub use data_folder::DataFolder;
-pub use error::{ApiKeyError, AppendError, CreateUserError, OpenError, RenameError, RoomError, StoreError};
+pub use error::{
+    ApiKeyError, AppendError, CreateUserError, InviteEnd, InvitedUserError, OpenError, RenameError, RoomError,
+    StoreError,
+};
 pub use objects::{
     Account, Addition, ApiKey, AuditEntry, Ban, BanPage, Batch, Block, Cursor, DeletedHook, DirectRoom, Enrolment,
-    Hook, HookTarget, Join, Login, MemberEntry, MemberPage, Message, MessagePage, Move, NewApiKey, NewHook, NewRoom,
-    NewUser, NodeLoad, OtherNode, OutboxRow, OutboxState, Position, Progress, Reaction, Registration, Removal, Room,
-    RoomAuditEntry, RoomAuditPage, RoomChange, RoomChanged, RoomKind, RoomSettings, Scopes, SettingsChange, UnreadRoom,
-    UsersBy, WhoMay,
+    Hook, HookTarget, Invite, InvitedUser, InvitingRoom, Join, Login, MemberEntry, MemberPage, Message, MessagePage,
+    Move, NewApiKey, NewHook, NewInvite, NewRoom, NewUser, NodeLoad, OpenInvite, OtherNode, OutboxRow, OutboxState,
+    Position, Progress, Reaction, Registration, Removal, Room, RoomAuditEntry, RoomAuditPage, RoomChange, RoomChanged,
+    RoomKind, RoomSettings, Scopes, SettingsChange, UnreadRoom, UsersBy, WhoMay,
 };
 pub use open::open;
 pub use options::{DatabaseUrl, OpenOptions};

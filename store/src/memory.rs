@@ -9,16 +9,19 @@ use crate::check::{is_storable, refusal, require_storable, rows_limit};
 use crate::commits::Commits;
 use crate::connection::unix_millis;
 use crate::direct;
-use crate::error::{ApiKeyError, AppendError, CreateUserError, RenameError, RoomError, StoreError};
+use crate::error::{
+    ApiKeyError, AppendError, CreateUserError, InviteEnd, InvitedUserError, RenameError, RoomError, StoreError,
+};
 use crate::history::{PAGE_ITEMS_LIMIT, more};
 use crate::hooks::CANNOT_MANAGE;
+use crate::invites::CANNOT_INVITE;
 use crate::memory::rights::{StoredAudit, StoredBan};
 use crate::names;
 use crate::objects::{
     Account, Addition, ApiKey, AuditEntry, BanPage, Batch, Block, Cursor, DeletedHook, DirectRoom, Enrolment, Hook,
-    HookTarget, Join, Login, MemberEntry, MemberPage, Message, MessagePage, Move, NewApiKey, NewHook, NewRoom, NewUser,
-    Position, Progress, Reaction, Registration, Removal, Room, RoomAuditPage, RoomChange, RoomChanged, RoomKind,
-    RoomSettings, UnreadRoom, WhoMay,
+    HookTarget, Invite, InvitedUser, InvitingRoom, Join, Login, MemberEntry, MemberPage, Message, MessagePage, Move,
+    NewApiKey, NewHook, NewInvite, NewRoom, NewUser, OpenInvite, Position, Progress, Reaction, Registration, Removal,
+    Room, RoomAuditPage, RoomChange, RoomChanged, RoomKind, RoomSettings, UnreadRoom, WhoMay,
 };
 use crate::options::OpenOptions;
 use crate::rights::{BANNED_STAYS_OUT, Told};
@@ -58,6 +61,8 @@ pub struct MemoryStore {
     /// By id.
     hooks: BTreeMap<i64, StoredHook>,
     last_hook: i64,
+    /// By code.
+    invites: BTreeMap<String, StoredInvite>,
     unwritten: UnwrittenMarkers,
     /// By name: when it was added, and the key.
     api_keys: BTreeMap<String, (UnixMillis, NewApiKey)>,
@@ -121,6 +126,19 @@ struct StoredHook {
     created_at: UnixMillis,
 }
 
+#[derive(Clone, Debug)]
+struct StoredInvite {
+    /// `None`: it only lets people sign up.
+    room: Option<RoomId>,
+    /// `None`: the operator.
+    creator: Option<UserId>,
+    created_at: UnixMillis,
+    expires_at: UnixMillis,
+    uses: u32,
+    uses_limit: Option<u32>,
+    is_revoked: bool,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Membership {
     role: Role,
@@ -165,6 +183,7 @@ impl Default for MemoryStore {
             last_room: 0,
             hooks: BTreeMap::new(),
             last_hook: 0,
+            invites: BTreeMap::new(),
             unwritten: UnwrittenMarkers::default(),
             api_keys: BTreeMap::new(),
             audit: Vec::new(),
@@ -854,6 +873,169 @@ impl MemoryStore {
         Some(HookTarget { hook: *id, room, name: hook.name.clone(), bot: self.user(hook.bot) })
     }
 
+    /// The room, and the actor's role, if the actor may invite others to it.
+    fn inviting_room(&self, name: &str, actor: UserId) -> Result<(RoomId, Role), RoomError> {
+        match self.look_up(name, actor)? {
+            (id, room, Some(role)) if room.who_may_invite.includes(role) => Ok((id, role)),
+            _ => Err(RoomError::NotAllowed(CANNOT_INVITE)),
+        }
+    }
+
+    fn shown_invite(&self, code: &str, invite: &StoredInvite) -> Invite {
+        Invite {
+            code: code.to_owned(),
+            creator: invite.creator.map(|creator| self.user(creator)),
+            created_at: invite.created_at,
+            expires_at: invite.expires_at,
+            uses: invite.uses,
+            uses_limit: invite.uses_limit,
+        }
+    }
+
+    /// Why the invite can't be used, if it can't.
+    fn invite_end(&self, now: UnixMillis, invite: &StoredInvite) -> Option<InviteEnd> {
+        let may_invite = |creator: UserId| {
+            let room = invite.room.and_then(|room| self.rooms.get(&room));
+            let role = room.and_then(|room| Some(room.who_may_invite.includes(room.members.get(&creator)?.role)));
+            role == Some(true) && self.users.get(&creator).is_some_and(|user| !user.is_blocked)
+        };
+        if invite.is_revoked {
+            Some(InviteEnd::Revoked)
+        } else if invite.expires_at <= now {
+            Some(InviteEnd::Expired)
+        } else if invite.uses_limit.is_some_and(|limit| invite.uses >= limit) {
+            Some(InviteEnd::UsedUp)
+        } else {
+            invite.creator.filter(|creator| !may_invite(*creator)).map(|_| InviteEnd::Void)
+        }
+    }
+
+    /// [`Store::create_invite`].
+    pub fn create_invite(&mut self, now: UnixMillis, new: NewInvite) -> Result<Invite, RoomError> {
+        let room = match (&new.room, new.creator) {
+            (None, _) => None,
+            (Some(name), Some(creator)) => Some(self.inviting_room(name, creator)?.0),
+            (Some(name), None) => Some(self.room_id(name).ok_or(RoomError::NoRoom)?),
+        };
+        if room.is_some_and(|room| self.is_direct(room)) {
+            return Err(RoomError::NotAllowed(direct::CANNOT_ADD));
+        }
+        let count = |invites: &BTreeMap<String, StoredInvite>| {
+            invites.values().filter(|other| other.room == room).count() as u64 >= new.limit
+        };
+        if count(&self.invites) {
+            self.invites.retain(|_, other| {
+                let is_used_up = other.uses_limit.is_some_and(|limit| other.uses >= limit);
+                other.room != room || !other.is_revoked && other.expires_at > now && !is_used_up
+            });
+        }
+        if count(&self.invites) {
+            return Err(RoomError::TooManyInvites(new.limit));
+        }
+        let stored = StoredInvite {
+            room,
+            creator: new.creator,
+            created_at: now,
+            expires_at: now.saturating_add(new.lifetime_ms),
+            uses: 0,
+            uses_limit: new.uses_limit,
+            is_revoked: false,
+        };
+        let shown = self.shown_invite(&new.code, &stored);
+        self.invites.insert(new.code, stored);
+        Ok(shown)
+    }
+
+    /// [`Store::invites`].
+    pub fn invites(&self, now: UnixMillis, room: &str, actor: UserId) -> Result<Vec<Invite>, RoomError> {
+        let (room, role) = self.inviting_room(room, actor)?;
+        let seen = self.invites.iter().filter(|(_, invite)| {
+            let is_seen = role >= Role::Moderator || invite.creator == Some(actor);
+            is_seen && invite.room == Some(room) && self.invite_end(now, invite).is_none()
+        });
+        let mut seen: Vec<_> = seen.map(|(code, invite)| self.shown_invite(code, invite)).collect();
+        seen.sort_by(|a, b| (a.created_at, &a.code).cmp(&(b.created_at, &b.code)));
+        Ok(seen)
+    }
+
+    /// [`Store::revoke_invite`].
+    pub fn revoke_invite(&mut self, room: &str, actor: UserId, code: &str) -> Result<(), RoomError> {
+        let (room, role) = self.inviting_room(room, actor)?;
+        let invite = self.invites.get_mut(code).ok_or(RoomError::NoInvite)?;
+        let is_seen = role >= Role::Moderator || invite.creator == Some(actor);
+        if invite.room != Some(room) || !is_seen || invite.is_revoked {
+            return Err(RoomError::NoInvite);
+        }
+        invite.is_revoked = true;
+        Ok(())
+    }
+
+    fn valid_invite(&self, now: UnixMillis, code: &str) -> Result<&StoredInvite, RoomError> {
+        let invite = self.invites.get(code).ok_or(RoomError::NoInvite)?;
+        match self.invite_end(now, invite) {
+            None => Ok(invite),
+            Some(end) => Err(RoomError::InviteEnded(end)),
+        }
+    }
+
+    /// [`Store::invite`].
+    pub fn invite(&self, now: UnixMillis, code: &str) -> Result<OpenInvite, RoomError> {
+        let invite = self.valid_invite(now, code)?;
+        let room = invite.room.and_then(|room| self.rooms.get(&room)).map(|room| InvitingRoom {
+            name: room.name.clone(),
+            title: room.title.clone(),
+            kind: room.kind,
+            members: u32::try_from(room.members.len()).unwrap_or(u32::MAX),
+        });
+        let creator = invite.creator.map(|creator| self.user(creator));
+        Ok(OpenInvite { room, creator, expires_at: invite.expires_at })
+    }
+
+    /// [`Store::accept_invite`].
+    pub fn accept_invite(&mut self, now: UnixMillis, code: &str, user: UserId) -> Result<Option<Join>, RoomError> {
+        let invite = self.invites.get(code).ok_or(RoomError::NoInvite)?;
+        let room = invite.room.and_then(|id| Some((id, self.rooms.get(&id)?)));
+        let Some((id, stored)) = room else {
+            self.valid_invite(now, code)?;
+            return Ok(None);
+        };
+        let name = stored.name.clone();
+        if !stored.members.contains_key(&user) {
+            self.valid_invite(now, code)?;
+        }
+        let (joined, publication) = self.join_room(now, id, user, user)?;
+        if joined && let Some(invite) = self.invites.get_mut(code) {
+            invite.uses += 1;
+        }
+        let room = self.room(&name, user).ok_or(RoomError::NoRoom)?;
+        Ok(Some(Join { room, joined, publication }))
+    }
+
+    /// [`Store::create_invited_user`].
+    pub fn create_invited_user(
+        &mut self,
+        now: UnixMillis,
+        user: NewUser,
+        code: &str,
+    ) -> Result<InvitedUser, InvitedUserError> {
+        let room = self.valid_invite(now, code)?.room;
+        if room.and_then(|room| self.rooms.get(&room)).is_some_and(|room| room.members.len() >= room.size as usize) {
+            return Err(RoomError::Full.into());
+        }
+        let account = self.create_user(user)?;
+        let join = self.accept_invite(now, code, account.id)?;
+        if join.is_none()
+            && let Some(invite) = self.invites.get_mut(code)
+        {
+            invite.uses += 1;
+        }
+        let (room, publication) = match join {
+            Some(join) => (Some((join.room.id, join.room.name)), join.publication),
+            None => (None, None),
+        };
+        Ok(InvitedUser { account, room, publication })
+    }
+
     /// [`Store::join`].
     pub fn join(&mut self, now: UnixMillis, name: &str, user: UserId) -> Result<Join, RoomError> {
         let (id, _, _) = self.look_up(name, user)?;
@@ -950,6 +1132,7 @@ impl MemoryStore {
         self.rooms.remove(&id);
         self.positions.retain(|(_, room), _| *room != id);
         self.hooks.retain(|_, hook| hook.room != id);
+        self.invites.retain(|_, invite| invite.room != Some(id));
         self.reserved_names.insert(name.to_owned(), (actor, now.saturating_add(reserved_ms)));
         let own = self.reserved_names.iter().filter(|(_, (owner, _))| *owner == actor);
         let mut own: Vec<_> = own.map(|(name, (_, until))| (Reverse(*until), name.clone())).collect();
@@ -1818,6 +2001,32 @@ impl Store for SharedMemoryStore {
 
     async fn hook(&self, secret_hash: &str, _: IpAddr) -> Result<Option<HookTarget>, StoreError> {
         Ok(self.lock().hook(secret_hash))
+    }
+
+    async fn create_invite(&self, invite: NewInvite) -> Result<Invite, RoomError> {
+        require_storable(&[&invite.code])?;
+        self.lock().create_invite(now(), invite)
+    }
+
+    async fn invites(&self, room: &str, actor: UserId) -> Result<Vec<Invite>, RoomError> {
+        self.lock().invites(now(), room, actor)
+    }
+
+    async fn revoke_invite(&self, room: &str, actor: UserId, code: &str) -> Result<(), RoomError> {
+        self.lock().revoke_invite(room, actor, code)
+    }
+
+    async fn invite(&self, code: &str, _: IpAddr) -> Result<OpenInvite, RoomError> {
+        self.lock().invite(now(), code)
+    }
+
+    async fn accept_invite(&self, code: &str, user: UserId) -> Result<Option<Join>, RoomError> {
+        self.lock().accept_invite(now(), code, user)
+    }
+
+    async fn create_invited_user(&self, user: NewUser, code: &str) -> Result<InvitedUser, InvitedUserError> {
+        require_storable(&[&user.username, &user.username_key, &user.email_key, &user.password_hash])?;
+        self.lock().create_invited_user(now(), user, code)
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -29,6 +29,7 @@ pub(crate) const SQLITE: &[Migration] = &[
     (17, "silences", include_str!("../../migrations/sqlite/0017_silences.sql")),
     (18, "moderation", include_str!("../../migrations/sqlite/0018_moderation.sql")),
     (19, "direct", include_str!("../../migrations/sqlite/0019_direct.sql")),
+    (20, "invites", include_str!("../../migrations/sqlite/0020_invites.sql")),
 ];
 
 pub(crate) const POSTGRES: &[Migration] = &[
@@ -59,6 +60,7 @@ pub(crate) const POSTGRES: &[Migration] = &[
     (25, "judgement", include_str!("../../migrations/postgres/0025_judgement.sql")),
     (26, "moderation", include_str!("../../migrations/postgres/0026_moderation.sql")),
     (27, "direct", include_str!("../../migrations/postgres/0027_direct.sql")),
+    (28, "invites", include_str!("../../migrations/postgres/0028_invites.sql")),
 ];
 
 /// Changing the schema of a large database takes long, and an administrator can see that the database is at work.

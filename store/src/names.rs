@@ -90,6 +90,16 @@ pub(crate) async fn is_room_lookalike(
         || is_lookalike(db, reserved, name, &[Arg::Int(owner.0), Arg::Int(now)]).await?)
 }
 
+/// The names of users that have the skeleton of this one, and former ones. More than a name is compared with are left
+/// out.
+pub(crate) async fn with_skeleton_of(db: &mut DbConnection, username: &str) -> Result<Vec<String>, StoreError> {
+    let sql = "SELECT username FROM users WHERE skeleton = $1
+        UNION SELECT username FROM former_names WHERE skeleton = $1 LIMIT $2";
+    let skeleton = skeleton(username);
+    let found = db.all::<(String,)>(sql, &[Arg::Text(&skeleton), Arg::Int(2 * LOOKALIKES_LIMIT)]).await?;
+    Ok(found.into_iter().map(|(name,)| name).collect())
+}
+
 async fn is_lookalike(
     db: &mut DbConnection,
     sql: &'static str,

@@ -105,6 +105,15 @@ impl WhoMay {
         }
     }
 
+    /// Whether it includes members with this role.
+    pub(crate) fn includes(self, role: Role) -> bool {
+        match self {
+            WhoMay::Members => true,
+            WhoMay::Moderators => role >= Role::Moderator,
+            WhoMay::Nobody => false,
+        }
+    }
+
     /// Its name for clients.
     pub fn word(self) -> &'static str {
         match self {
@@ -431,6 +440,63 @@ pub struct DeletedHook {
     pub room: RoomId,
     /// The user whose messages were posted. It may still be a member of the room.
     pub bot: User,
+}
+
+/// An invite to create.
+#[derive(Clone, Debug)]
+pub struct NewInvite {
+    /// Random, so that nobody can guess it.
+    pub code: String,
+    /// The name of the room. `None`: the invite only lets people sign up.
+    pub room: Option<String>,
+    /// `None`: the operator, who may invite people to every room.
+    pub creator: Option<UserId>,
+    pub lifetime_ms: u64,
+    /// How often it can be used. `None`: as often as people like.
+    pub uses_limit: Option<u32>,
+    /// The most invites that the room may have. Those that have ended make way for new ones.
+    pub limit: u64,
+}
+
+/// An invite as those who may invite others see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invite {
+    pub code: String,
+    /// `None`: the operator.
+    pub creator: Option<User>,
+    pub created_at: UnixMillis,
+    pub expires_at: UnixMillis,
+    pub uses: u32,
+    pub uses_limit: Option<u32>,
+}
+
+/// An invite that can be used, as those see it who have its code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenInvite {
+    /// `None`: it only lets people sign up.
+    pub room: Option<InvitingRoom>,
+    /// `None`: the operator.
+    pub creator: Option<User>,
+    pub expires_at: UnixMillis,
+}
+
+/// A room as strangers with an invite see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InvitingRoom {
+    pub name: String,
+    pub title: String,
+    pub kind: RoomKind,
+    pub members: u32,
+}
+
+/// A user who signed up with an invite.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InvitedUser {
+    pub account: Account,
+    /// The room that the user has become a member of, and its name.
+    pub room: Option<(RoomId, String)>,
+    /// The publication of the join, to show in the room.
+    pub publication: Option<Publication>,
 }
 
 /// A message (kind 0) as the history over HTTP shows it.

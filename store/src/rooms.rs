@@ -282,7 +282,7 @@ async fn join(
 
 /// Makes a user a member unless the room is full, and appends the publication of it if the room is small: inside a
 /// transaction, in which the caller has checked that the user may join. `actor`: the user, or the member who adds them.
-async fn join_sqlite(
+pub(crate) async fn join_sqlite(
     db: &mut DbConnection,
     room: RoomId,
     user: UserId,
@@ -818,6 +818,7 @@ pub(crate) async fn sweep_step(db: &mut DbConnection) -> Result<bool, StoreError
     db.execute(sql, &[room]).await?;
     for sql in [
         "DELETE FROM hooks WHERE room_id = $1",
+        "DELETE FROM invites WHERE room_id = $1",
         "DELETE FROM bans WHERE room_id = $1",
         "DELETE FROM silences WHERE room_id = $1",
         "DELETE FROM pins WHERE room_id = $1",

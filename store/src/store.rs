@@ -1,11 +1,12 @@
 //! The trait [`Store`]: everything that Uproar asks of a database.
 
 use crate::commits::Commits;
-use crate::error::{ApiKeyError, AppendError, CreateUserError, RenameError, RoomError, StoreError};
+use crate::error::{ApiKeyError, AppendError, CreateUserError, InvitedUserError, RenameError, RoomError, StoreError};
 use crate::objects::{
     Account, Addition, ApiKey, AuditEntry, BanPage, Block, Cursor, DeletedHook, DirectRoom, Enrolment, Hook,
-    HookTarget, Join, Login, MemberPage, MessagePage, Move, NewApiKey, NewHook, NewRoom, NewUser, NodeLoad, OtherNode,
-    OutboxRow, OutboxState, Progress, Registration, Removal, Room, RoomAuditPage, RoomChange, RoomChanged, UnreadRoom,
+    HookTarget, Invite, InvitedUser, Join, Login, MemberPage, MessagePage, Move, NewApiKey, NewHook, NewInvite,
+    NewRoom, NewUser, NodeLoad, OpenInvite, OtherNode, OutboxRow, OutboxState, Progress, Registration, Removal, Room,
+    RoomAuditPage, RoomChange, RoomChanged, UnreadRoom,
 };
 use crate::outbox;
 use crate::postgres::{Lead, OutboxListener, PostgresBus};
@@ -435,6 +436,32 @@ pub trait Store: Send + Sync + 'static {
 
     /// The hook with this secret, for a request of a program. Client addresses are served in turn.
     async fn hook(&self, secret_hash: &str, client: IpAddr) -> Result<Option<HookTarget>, StoreError>;
+
+    // ── invites ──
+
+    /// Creates an invite, for a member who may invite others to the room, or for the operator. It counts as a write of
+    /// that member.
+    async fn create_invite(&self, invite: NewInvite) -> Result<Invite, RoomError>;
+
+    /// The invites of a room that can be used, oldest first, for members who may invite others to it. Members see their
+    /// own, the owner and moderators see all.
+    async fn invites(&self, room: &str, actor: UserId) -> Result<Vec<Invite>, RoomError>;
+
+    /// Ends an invite, for those who can see it.
+    async fn revoke_invite(&self, room: &str, actor: UserId, code: &str) -> Result<(), RoomError>;
+
+    /// The invite with this code, for anybody who has it. Client addresses are served in turn.
+    ///
+    /// # Errors
+    /// `RoomError::NoInvite` and `RoomError::InviteEnded`.
+    async fn invite(&self, code: &str, client: IpAddr) -> Result<OpenInvite, RoomError>;
+
+    /// Makes a user a member of the invite's room. For a member nothing changes, even if the invite has ended. `None`:
+    /// the invite is for no room.
+    async fn accept_invite(&self, code: &str, user: UserId) -> Result<Option<Join>, RoomError>;
+
+    /// Creates a user and makes the user a member of the invite's room, if it is for one. All of it or nothing.
+    async fn create_invited_user(&self, user: NewUser, code: &str) -> Result<InvitedUser, InvitedUserError>;
 
     // ── operations ──────────────────────────────────────────────────────────────────────────────────────────────────
 

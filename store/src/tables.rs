@@ -13,7 +13,7 @@ pub(crate) struct Table {
 }
 
 /// All tables except `meta`, most of whose rows belong to one database. A table comes after those that it refers to.
-pub(crate) const TABLES: [Table; 21] = [
+pub(crate) const TABLES: [Table; 22] = [
     Table {
         name: "users",
         columns: &[
@@ -134,6 +134,11 @@ pub(crate) const TABLES: [Table; 21] = [
         name: "room_audit",
         columns: &["id", "room_id", "at", "actor_id", "action", "target_id", "detail"],
         key: "id",
+    },
+    Table {
+        name: "invites",
+        columns: &["code", "room_id", "created_by", "created_at", "expires_at", "uses", "uses_limit", "revoked_at"],
+        key: "code",
     },
 ];
 

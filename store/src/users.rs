@@ -86,7 +86,7 @@ async fn insert_bare(db: &mut DbConnection, username: &str, key: &str) -> Result
     Ok(db.execute(sql, &args).await? > 0)
 }
 
-fn just_created_is_missing() -> StoreError {
+pub(crate) fn just_created_is_missing() -> StoreError {
     StoreError::Failed("the user that was just created is missing".to_owned())
 }
 

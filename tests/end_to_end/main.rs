@@ -140,6 +140,7 @@ mod faults_databases;
 mod faults_sockets;
 mod health;
 mod hooks;
+mod invites;
 mod issuers;
 mod journey;
 mod keys;

@@ -156,12 +156,18 @@ impl From<RoomError> for MethodError {
                 PERMISSION_DENIED
             }
             RoomError::NameTaken | RoomError::HookNameTaken | RoomError::LastOwner => CONFLICT,
-            RoomError::NoUser | RoomError::NoHook | RoomError::NoMessage | RoomError::TooSmall => BAD_REQUEST,
+            RoomError::NoUser
+            | RoomError::NoHook
+            | RoomError::NoMessage
+            | RoomError::TooSmall
+            | RoomError::NoInvite
+            | RoomError::InviteEnded(_) => BAD_REQUEST,
             RoomError::Full
             | RoomError::TooManyOwned(_)
             | RoomError::TooManyHooks(_)
             | RoomError::TooManyPins
-            | RoomError::TooManyBlocks(_) => LIMIT_EXCEEDED,
+            | RoomError::TooManyBlocks(_)
+            | RoomError::TooManyInvites(_) => LIMIT_EXCEEDED,
             RoomError::TooOften { .. } => TOO_MANY_REQUESTS,
         };
         MethodError::new(code, error.to_string())

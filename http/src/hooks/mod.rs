@@ -40,11 +40,12 @@ pub(crate) fn routes() -> Vec<Route> {
     ]
 }
 
-/// A path as it may be logged: without what follows `hooks/`, which may be a secret.
+/// A path as it may be logged: without what follows `hooks/` or `invites/`, which may be a secret.
 pub(crate) fn without_secret(path: &str) -> Cow<'_, str> {
-    const BEFORE: &str = "hooks/";
-    match path.to_ascii_lowercase().find(BEFORE) {
-        Some(at) => format!("{}…", &path[..at + BEFORE.len()]).into(),
+    let lower = path.to_ascii_lowercase();
+    let end = |before: &str| lower.find(before).map(|at| at + before.len());
+    match [end("hooks/"), end("invites/")].into_iter().flatten().min() {
+        Some(end) => format!("{}…", &path[..end]).into(),
         None => path.into(),
     }
 }
@@ -82,7 +83,7 @@ async fn create(
         secret_hash: hash(&secret),
         limit: app.settings.limits.hooks_per_room_limit,
     };
-    let url = format!("{}/hooks/{secret}", own_address(&app, &headers, via_https));
+    let url = format!("{}/hooks/{secret}", app.own_address(&headers, via_https));
     complete(async move {
         let generation = app.store.generation();
         let hook = app.store.create_hook(new).await.map_err(ApiError::from_room)?;
@@ -165,17 +166,6 @@ fn hexadecimal(bytes: &[u8]) -> String {
         let _ = write!(digits, "{byte:02x}");
         digits
     })
-}
-
-/// Where users find this server. If the operator does not say it, it is where this request was sent to: a proxy may
-/// have put another `Host` there.
-fn own_address(app: &App, headers: &HeaderMap, via_https: bool) -> String {
-    if let Some(url) = &app.settings.public_url {
-        return url.clone();
-    }
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).filter(|host| !host.is_empty());
-    let host = host.unwrap_or("localhost");
-    format!("{}://{host}", if via_https { "https" } else { "http" })
 }
 
 // ── posts ──
@@ -337,7 +327,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_follows_hooks_in_a_path_is_not_logged() {
+    fn secrets_in_a_path_are_not_logged() {
         for (path, logged) in [
             ("/hooks/secret", "/hooks/…"),
             ("/HOOKS/secret/x", "/HOOKS/…"),
@@ -345,6 +335,8 @@ mod tests {
             ("/rooms/lobby/hooks/1", "/rooms/lobby/hooks/…"),
             ("/rooms/lobby/hooks", "/rooms/lobby/hooks"),
             ("/hooks", "/hooks"),
+            ("/invites/code", "/invites/…"),
+            ("/rooms/lobby/invites/hooks/1", "/rooms/lobby/invites/…"),
         ] {
             assert_eq!(without_secret(path), logged);
         }

@@ -53,6 +53,8 @@ async fn every_route_has_its_method_and_requires_a_token_unless_open() {
             assert_eq!((response.status, response.body.len()), (401, 0), "{path}");
         } else if path == "/hooks/{secret}" {
             assert_eq!((response.status, response.text().as_str()), (404, "no_service"), "its secret is in the path");
+        } else if (method.as_str(), path) == ("GET", "/invites/{code}") {
+            response.assert_error(404, "no_such_invite", None);
         } else if path.starts_with("/user/signin/oidc") {
             response.assert_error(404, "not_found", None);
         } else if open.contains(&path) {

@@ -8,6 +8,7 @@ mod cors;
 mod direct;
 mod hooks;
 mod input;
+mod invites;
 mod messages;
 mod moderation;
 mod names;

@@ -2,7 +2,9 @@
 //! `migrations/postgres`.
 
 use crate::connection::{Arg, DbConnection, wrong_row_count};
-use crate::error::{RoomError, StoreError};
+use crate::error::{CreateUserError, InviteEnd, InvitedUserError, RoomError, StoreError};
+use crate::objects::NewUser;
+use crate::postgres::is_lock_timeout;
 use crate::rights::{CANNOT_CHANGE_ROLES, CANNOT_CHANGE_SETTINGS, CANNOT_MODERATE, CANNOT_PIN, NOT_OVER_EQUALS};
 use crate::rooms::{
     CANNOT_ADD, CANNOT_DELETE, CANNOT_LEAVE, CANNOT_REMOVE, Change, MODERATOR_STAYS, Membership, OWNER_STAYS,
@@ -73,6 +75,74 @@ fn membership_from(row: JoinRow, actor: UserId) -> Result<Membership, RoomError>
         publication: publication_from(Kind::Added, actor, row),
     })
 }
+
+/// Makes a user a member of the room of an invite.
+pub(crate) async fn accept_invite(
+    db: &mut DbConnection,
+    code: &str,
+    user: UserId,
+    shown_limit: u64,
+) -> Result<Membership, RoomError> {
+    let sql = "SELECT outcome, member_role, since_ms, at_offset, at_number, change_id, change_body, actor_name
+        FROM accept_invite($1, $2, $3)";
+    let shown_limit = i64::try_from(shown_limit).unwrap_or(i64::MAX);
+    let args = [Arg::Text(code), Arg::Int(user.0), Arg::Int(shown_limit)];
+    membership_from(db.optional(sql, &args).await?.ok_or_else(incomplete)?, user)
+}
+
+/// Creates a user who has an invite. Returns the membership in the room of the invite, if it is for one. `known_names`:
+/// the names with the same skeleton that the new name may stand beside. `None`: there are others now.
+pub(crate) async fn sign_up_with_invite(
+    db: &mut DbConnection,
+    new: &NewUser,
+    code: &str,
+    known_names: &[&str],
+    shown_limit: u64,
+) -> Result<Option<(UserId, Option<Membership>)>, InvitedUserError> {
+    let sql =
+        "SELECT new_user, outcome, member_role, since_ms, at_offset, at_number, change_id, change_body, actor_name
+        FROM sign_up_with_invite($1, $2, $3, $4, $5, $6, $7, $8)";
+    let skeleton = skeleton(&new.username);
+    let args = [
+        Arg::Text(code),
+        Arg::Text(&new.username),
+        Arg::Text(&new.username_key),
+        Arg::Text(&new.email_key),
+        Arg::Text(&new.password_hash),
+        Arg::Text(&skeleton),
+        Arg::Texts(known_names),
+        Arg::Int(i64::try_from(shown_limit).unwrap_or(i64::MAX)),
+    ];
+    let row = match db.optional::<SignUpRow>(sql, &args).await {
+        Err(error) if is_lock_timeout(&error) => return Err(StoreError::Overloaded.into()),
+        row => row?.ok_or_else(incomplete)?,
+    };
+    let (user, outcome, role, since, offset, number, id, body, actor_name) = row;
+    match (outcome.as_str(), user.map(UserId)) {
+        ("other_names", _) => Ok(None),
+        ("username_taken", _) => Err(CreateUserError::UsernameTaken.into()),
+        ("email_taken", _) => Err(CreateUserError::EmailTaken.into()),
+        ("valid", Some(user)) => Ok(Some((user, None))),
+        (_, Some(user)) => {
+            let row = (outcome, role, since, offset, number, id, body, actor_name);
+            Ok(Some((user, Some(membership_from(row, user)?))))
+        }
+        (refusal, None) => Err(refused(refusal).into()),
+    }
+}
+
+/// The new user's id, and the columns of a `JoinRow`.
+type SignUpRow = (
+    Option<i64>,
+    String,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+);
 
 /// Ends a membership, and appends the publication of it.
 pub(crate) async fn remove_member(
@@ -147,6 +217,11 @@ pub(crate) fn refused(outcome: &str) -> RoomError {
         "no_user" => RoomError::NoUser,
         "not_member" => RoomError::NotMember,
         "full" => RoomError::Full,
+        "no_invite" => RoomError::NoInvite,
+        "invite_revoked" => RoomError::InviteEnded(InviteEnd::Revoked),
+        "invite_expired" => RoomError::InviteEnded(InviteEnd::Expired),
+        "invite_used_up" => RoomError::InviteEnded(InviteEnd::UsedUp),
+        "invite_void" => RoomError::InviteEnded(InviteEnd::Void),
         "cannot_add" => RoomError::NotAllowed(CANNOT_ADD),
         "cannot_remove" => RoomError::NotAllowed(CANNOT_REMOVE),
         "cannot_delete" => RoomError::NotAllowed(CANNOT_DELETE),

@@ -8,6 +8,7 @@ mod fixture;
 mod harness;
 mod history;
 mod hooks;
+mod invites;
 mod judgement;
 mod markers;
 mod memberships;
@@ -185,6 +186,18 @@ on_every_store! {
         a_room_has_so_many_hooks_and_each_name_once,
         a_hook_never_gets_the_account_of_a_person,
         the_hooks_of_a_deleted_room_are_gone;
+    invites:
+        an_invite_leads_into_a_private_room,
+        members_use_up_no_invite,
+        an_invite_ends_when_it_is_used_up_expired_or_revoked,
+        an_invite_is_void_when_its_creator_may_not_invite,
+        members_invite_where_the_room_lets_them,
+        a_banned_user_can_not_use_an_invite,
+        invites_are_managed_by_owners_and_moderators,
+        the_invites_of_a_room_are_bounded,
+        a_user_signs_up_with_an_invite_or_not_at_all,
+        an_invite_of_the_operator_needs_no_room,
+        concurrent_uses_of_an_invite_do_not_exceed_its_limit;
     memberships:
         a_new_membership_is_in_the_log,
         what_changes_nothing_is_not_in_the_log,

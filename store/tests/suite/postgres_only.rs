@@ -916,7 +916,7 @@ fn a_migration_does_not_wait_for_locks() {
         run(
             &mut shell,
             "DROP TABLE nodes, readers, positions, api_keys, audit, former_names, identities, hooks, uproar_outbox,
-               bans, silences, pins, room_audit, blocks;
+               bans, silences, pins, room_audit, blocks, invites;
              ALTER TABLE rooms DROP COLUMN topic, DROP COLUMN who_may_invite;
              DROP INDEX members_owners;
              DROP FUNCTION unpin_deleted, publish_moderated, change_room, is_banned, silenced_until CASCADE;
@@ -924,6 +924,7 @@ fn a_migration_does_not_wait_for_locks() {
              ALTER TABLE heads DROP COLUMN slow_mode_seconds, DROP COLUMN who_may_post;
              ALTER TABLE members DROP COLUMN silenced_until, DROP COLUMN last_posted_at;
              ALTER TABLE users DROP COLUMN blocked_at;
+             DROP FUNCTION invite_state, accept_invite, sign_up_with_invite;
              DROP FUNCTION tell_nodes, tell_of_room, tell_of_revocation, uproar_outbox_tell CASCADE;
              ALTER TABLE rooms DROP COLUMN direct_key;
              DROP FUNCTION open_direct, block_user;
