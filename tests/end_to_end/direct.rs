@@ -24,6 +24,8 @@ async fn open(server: &Server, user: &User, other: &str) -> (String, bool) {
 async fn a_direct_room_is_there_for_all_its_people(kind: Kind, shards: &str) {
     let server = Server::start(kind, &["--shards", shards]).await;
     let (ann, ben, eve) = (server.user("ann").await, server.user("ben").await, server.user("eve").await);
+    // A user exists from the first request on.
+    let (ann_id, ben_id) = (server.user_id(&ann).await, server.user_id(&ben).await);
     let mut of_ben = Wire::connect(&server, &ben).await;
     // Both at the same moment, and still one room.
     let ((at_ann, is_new), (at_ben, is_new_too)) = tokio::join!(open(&server, &ann, "ben"), open(&server, &ben, "ann"));
@@ -34,7 +36,6 @@ async fn a_direct_room_is_there_for_all_its_people(kind: Kind, shards: &str) {
     let rooms = of_ben.result(2, "rpc", json!({"method": "rooms", "data": {}})).await["data"]["rooms"].clone();
     let shown = &rooms[0];
     assert_eq!((&shown["name"], &shown["title"], &shown["direct"]), (&json!(at_ann), &json!("ann"), &json!(true)));
-    let (ann_id, ben_id) = (server.user_id(&ann).await, server.user_id(&ben).await);
     let people = json!([{"id": ann_id, "username": "ann"}, {"id": ben_id, "username": "ben"}]);
     assert_eq!(shown["people"], people);
     assert_eq!(rooms.as_array().map(Vec::len), Some(1), "{rooms}");
