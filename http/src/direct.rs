@@ -16,7 +16,7 @@ use serde_json::json;
 use std::sync::Arc;
 use uproar_core::limits::Limits;
 use uproar_model::{UserEvent, UserId};
-use uproar_store::{DirectRoom, RoomError};
+use uproar_store::{Block, BlockChange, DirectRoom, RoomError};
 
 pub(crate) fn routes() -> Vec<Route> {
     vec![
@@ -93,8 +93,8 @@ async fn block(
     UsernameKey(key): UsernameKey,
 ) -> Result<Response, ApiError> {
     complete(async move {
-        let limit = app.settings.limits.blocks_limit;
-        let block = app.store.block(auth.user.id, &key, limit).await.map_err(ApiError::from_member)?;
+        let BlockChange { user, at, .. } = set_block(&app, auth.user.id, &key, true).await?;
+        let block = Block { user, at: at.unwrap_or_default() };
         Ok(Json(json!({"block": BlockObject::from(&block)})).into_response())
     })
     .await
@@ -106,8 +106,22 @@ async fn unblock(
     UsernameKey(key): UsernameKey,
 ) -> Result<Response, ApiError> {
     complete(async move {
-        app.store.unblock(auth.user.id, &key).await.map_err(ApiError::from_member)?;
+        set_block(&app, auth.user.id, &key, false).await?;
         Ok(Json(json!({})).into_response())
     })
     .await
+}
+
+/// Blocks a user or lifts the block, and tells the direct room of the two of it.
+async fn set_block(app: &App, user: UserId, key: &str, is_wanted: bool) -> Result<BlockChange, ApiError> {
+    let generation = app.store.generation();
+    let changed = match is_wanted {
+        true => app.store.block(user, key, app.settings.limits.blocks_limit).await,
+        false => app.store.unblock(user, key).await,
+    };
+    let change = changed.inspect_err(|error| app.sweep_if_unknown(error)).map_err(ApiError::from_member)?;
+    if let Some((room, publication)) = change.publication.clone() {
+        app.chat.learn(room, app.history_since(generation), publication);
+    }
+    Ok(change)
 }

@@ -10,8 +10,8 @@ use crate::error::{
 };
 use crate::generation::DatabaseGeneration;
 use crate::objects::{
-    Account, Addition, ApiKey, AuditEntry, BanPage, Block, Cursor, DeletedHook, DirectRoom, Enrolment, Hook,
-    HookTarget, Invite, InvitedUser, Join, Login, MemberPage, MessagePage, Move, NewApiKey, NewHook, NewInvite,
+    Account, Addition, ApiKey, AuditEntry, BanPage, Block, BlockChange, Cursor, DeletedHook, DirectRoom, Enrolment,
+    Hook, HookTarget, Invite, InvitedUser, Join, Login, MemberPage, MessagePage, Move, NewApiKey, NewHook, NewInvite,
     NewRoom, NewUser, NodeLoad, OpenInvite, OtherNode, OutboxRow, OutboxState, Progress, Registration, Removal, Room,
     RoomAuditPage, RoomChange, RoomChanged, UnreadRoom,
 };
@@ -173,6 +173,18 @@ impl Database {
     fn published(&self, room: RoomId, publication: &Publication) {
         self.calls.backend.published(room, publication);
         self.commits.note(std::iter::once(room));
+    }
+
+    /// Blocks a user, who may block `limit` others, or lifts the block.
+    async fn set_block(&self, user: UserId, other_key: &str, limit: Option<u64>) -> Result<BlockChange, RoomError> {
+        require_user_key(other_key)?;
+        self.allowances.take_write(user)?;
+        let change =
+            self.calls.change_for(user, async |db| direct::set_block(db, user, other_key, limit).await).await?;
+        if let Some((room, publication)) = &change.publication {
+            self.published(*room, publication);
+        }
+        Ok(change)
     }
 
     /// The part of the migrations that SQL can't do.
@@ -773,16 +785,12 @@ impl Store for Database {
         Ok(DirectRoom { room, is_new })
     }
 
-    async fn block(&self, user: UserId, other_key: &str, limit: u64) -> Result<Block, RoomError> {
-        require_user_key(other_key)?;
-        self.allowances.take_write(user)?;
-        self.calls.change_for(user, async |db| direct::block(db, user, other_key, limit).await).await
+    async fn block(&self, user: UserId, other_key: &str, limit: u64) -> Result<BlockChange, RoomError> {
+        self.set_block(user, other_key, Some(limit)).await
     }
 
-    async fn unblock(&self, user: UserId, other_key: &str) -> Result<(), RoomError> {
-        require_user_key(other_key)?;
-        self.allowances.take_write(user)?;
-        self.calls.change_for(user, async |db| direct::unblock(db, user, other_key).await).await
+    async fn unblock(&self, user: UserId, other_key: &str) -> Result<BlockChange, RoomError> {
+        self.set_block(user, other_key, None).await
     }
 
     async fn blocks(&self, user: UserId, after: Option<UserId>, limit: usize) -> Result<Vec<Block>, StoreError> {

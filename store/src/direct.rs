@@ -4,11 +4,14 @@ use crate::check::rows_limit;
 use crate::connection::{Arg, DbConnection};
 use crate::error::{RoomError, StoreError};
 use crate::generation::random_word;
-use crate::objects::Block;
+use crate::objects::{Block, BlockChange, WhoMay};
 use crate::postgres::is_lock_timeout;
+use crate::postgres::rooms::incomplete;
+use crate::rights::{self, Told};
+use crate::rooms::Change;
 use crate::users;
 use std::collections::{BTreeMap, BTreeSet};
-use uproar_model::{RoomId, User, UserId, skeleton};
+use uproar_model::{Kind, Publication, RoomId, User, UserId, skeleton};
 
 /// The most members of a direct room.
 pub(crate) const PEOPLE_LIMIT: usize = 10;
@@ -158,47 +161,113 @@ pub(crate) async fn people_of(
     Ok(people)
 }
 
-/// Records that a user has blocked the one with this key.
-pub(crate) async fn block(db: &mut DbConnection, user: UserId, key: &str, limit: u64) -> Result<Block, RoomError> {
+/// Blocks the user with this key for another one, who may block `limit` others, or lifts the block (`None`). Closes or
+/// opens the direct room of the two.
+pub(crate) async fn set_block(
+    db: &mut DbConnection,
+    user: UserId,
+    key: &str,
+    limit: Option<u64>,
+) -> Result<BlockChange, RoomError> {
     let account = users::by_username(db, key).await?.ok_or(RoomError::NoUser)?;
     if account.id == user {
         return Err(RoomError::NotAllowed(OWN_BLOCK));
     }
     let other = User::from(&account);
-    let most = i64::try_from(limit).unwrap_or(i64::MAX);
-    let args = [Arg::Int(user.0), Arg::Int(other.id.0), Arg::Int(most)];
+    let most = i64::try_from(limit.unwrap_or(0)).unwrap_or(i64::MAX);
     if db.is_postgres() {
-        let sql = "SELECT outcome, since_ms FROM block_user($1, $2, $3)";
-        let row = unless_locked(db.optional::<(String, Option<i64>)>(sql, &args).await)?;
-        return match row.unwrap_or_default() {
-            (outcome, Some(since)) if outcome == "blocked" => Ok(Block { user: other, at: since.unsigned_abs() }),
-            (outcome, _) if outcome == "too_many" => Err(RoomError::TooManyBlocks(limit)),
-            (outcome, _) => Err(refused(&outcome)),
-        };
+        return set_block_postgres(db, user, other, limit.is_some(), most).await;
     }
-    let sql = "SELECT at FROM blocks WHERE user_id = $1 AND blocked_id = $2";
-    if let Some((at,)) = db.optional::<(i64,)>(sql, &args[..2]).await? {
-        return Ok(Block { user: other, at: at.unsigned_abs() });
-    }
-    let (count,) =
-        db.optional::<(i64,)>("SELECT count(*) FROM blocks WHERE user_id = $1", &args[..1]).await?.unwrap_or_default();
-    if count >= most {
-        return Err(RoomError::TooManyBlocks(limit));
-    }
+    let pair = [Arg::Int(user.0), Arg::Int(other.id.0)];
     let now = db.now().await?;
-    let sql = "INSERT INTO blocks (user_id, blocked_id, at) SELECT u.id, $2, $3 FROM users u WHERE u.id = $1";
-    match db.execute(sql, &[Arg::Int(user.0), Arg::Int(other.id.0), Arg::Int(now)]).await? {
-        0 => Err(RoomError::NoUser),
-        _ => Ok(Block { user: other, at: now.unsigned_abs() }),
+    let sql = "SELECT at FROM blocks WHERE user_id = $1 AND blocked_id = $2";
+    let mut at = db.optional::<(i64,)>(sql, &pair).await?.map(|(at,)| at);
+    if limit.is_none() {
+        db.execute("DELETE FROM blocks WHERE user_id = $1 AND blocked_id = $2", &pair).await?;
+    } else if at.is_none() {
+        let sql = "SELECT count(*) FROM blocks WHERE user_id = $1";
+        let (count,) = db.optional::<(i64,)>(sql, &pair[..1]).await?.unwrap_or_default();
+        if count >= most {
+            return Err(RoomError::TooManyBlocks(most.unsigned_abs()));
+        }
+        let sql = "INSERT INTO blocks (user_id, blocked_id, at) SELECT u.id, $2, $3 FROM users u WHERE u.id = $1";
+        if db.execute(sql, &[pair[0], pair[1], Arg::Int(now)]).await? == 0 {
+            return Err(RoomError::NoUser);
+        }
+        at = Some(now);
     }
+    let publication = close_or_open(db, user, other.id, now).await?;
+    Ok(BlockChange { user: other, at: at.map(i64::unsigned_abs), publication })
 }
 
-/// Lifts a block. Nothing changes if there is none.
-pub(crate) async fn unblock(db: &mut DbConnection, user: UserId, key: &str) -> Result<(), RoomError> {
-    let other = users::by_username(db, key).await?.ok_or(RoomError::NoUser)?.id;
-    let sql = "DELETE FROM blocks WHERE user_id = $1 AND blocked_id = $2";
-    db.execute(sql, &[Arg::Int(user.0), Arg::Int(other.0)]).await?;
-    Ok(())
+/// Closes the direct room of two people if one has blocked the other, or else opens it, in a transaction on SQLite.
+async fn close_or_open(
+    db: &mut DbConnection,
+    actor: UserId,
+    other: UserId,
+    now: i64,
+) -> Result<Option<(RoomId, Publication)>, RoomError> {
+    let key = key(&together(actor, [other])?);
+    let sql = "SELECT r.id, h.who_may_post, a.username, EXISTS (
+            SELECT 1 FROM blocks WHERE user_id IN ($2, $3) AND blocked_id IN ($2, $3))
+        FROM rooms r JOIN heads h ON h.room_id = r.id JOIN users a ON a.id = $2
+        WHERE r.direct_key = $1 AND r.name IS NOT NULL";
+    let args = [Arg::Text(&key), Arg::Int(actor.0), Arg::Int(other.0)];
+    let found = db.optional::<(i64, i64, String, bool)>(sql, &args).await?;
+    let Some((room, now_post, username, is_blocked)) = found else { return Ok(None) };
+    let may_post = if is_blocked { WhoMay::Nobody } else { WhoMay::Members };
+    if now_post == may_post as i64 {
+        return Ok(None);
+    }
+    let sql = "UPDATE heads SET who_may_post = $2 WHERE room_id = $1";
+    db.execute(sql, &[Arg::Int(room), Arg::Int(may_post as i64)]).await?;
+    let (room, actor) = (RoomId(room), User { id: actor, username: username.into() });
+    Ok(Some((room, rights::tell(db, room, &actor, &Told::may_post(may_post), now).await?)))
+}
+
+/// The outcome; since when there is a block; and of a publication the room, offset, number, time, id, body and the
+/// actor's name.
+type BlockRow = (
+    String,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+);
+
+async fn set_block_postgres(
+    db: &mut DbConnection,
+    user: UserId,
+    other: User,
+    is_wanted: bool,
+    most: i64,
+) -> Result<BlockChange, RoomError> {
+    let sql = "SELECT outcome, since_ms, room, at_offset, at_number, at_ms, change_id, change_body, actor_name
+        FROM set_block($1, $2, $3 = 1, $4)";
+    let args = [Arg::Int(user.0), Arg::Int(other.id.0), Arg::Int(i64::from(is_wanted)), Arg::Int(most)];
+    let row = unless_locked(db.optional::<BlockRow>(sql, &args).await)?.ok_or_else(incomplete)?;
+    let (outcome, at, room, offset, number, time, id, body, actor_name) = row;
+    match outcome.as_str() {
+        "done" => {}
+        "too_many" => return Err(RoomError::TooManyBlocks(most.unsigned_abs())),
+        other => return Err(refused(other)),
+    }
+    let publication = match room {
+        None => None,
+        Some(room) => {
+            let (Some(offset), Some(number), Some(time), Some(id)) = (offset, number, time, id) else {
+                return Err(incomplete().into());
+            };
+            let actor = User { id: user, username: actor_name.ok_or_else(incomplete)?.into() };
+            let change = Change { offset, number, time, kind: Kind::Moderated, actor, id, body };
+            Some((RoomId(room), change.into()))
+        }
+    };
+    Ok(BlockChange { user: other, at: at.map(i64::unsigned_abs), publication })
 }
 
 /// Whom a user has blocked, by id ascending: ids after `after`, at most `limit`.

@@ -74,11 +74,11 @@ pub use error::{
     StoreError,
 };
 pub use objects::{
-    Account, Addition, ApiKey, AuditEntry, Ban, BanPage, Batch, Block, Cursor, DeletedHook, DirectRoom, Enrolment,
-    Hook, HookTarget, Invite, InvitedUser, InvitingRoom, Join, Login, MemberEntry, MemberPage, Message, MessagePage,
-    Move, NewApiKey, NewHook, NewInvite, NewRoom, NewUser, NodeLoad, OpenInvite, OtherNode, OutboxRow, OutboxState,
-    Position, Progress, Reaction, Registration, Removal, Room, RoomAuditEntry, RoomAuditPage, RoomChange, RoomChanged,
-    RoomKind, RoomSettings, Scopes, SettingsChange, UnreadRoom, UsersBy, WhoMay,
+    Account, Addition, ApiKey, AuditEntry, Ban, BanPage, Batch, Block, BlockChange, Cursor, DeletedHook, DirectRoom,
+    Enrolment, Hook, HookTarget, Invite, InvitedUser, InvitingRoom, Join, Login, MemberEntry, MemberPage, Message,
+    MessagePage, Move, NewApiKey, NewHook, NewInvite, NewRoom, NewUser, NodeLoad, OpenInvite, OtherNode, OutboxRow,
+    OutboxState, Position, Progress, Reaction, Registration, Removal, Room, RoomAuditEntry, RoomAuditPage, RoomChange,
+    RoomChanged, RoomKind, RoomSettings, Scopes, SettingsChange, UnreadRoom, UsersBy, WhoMay,
 };
 pub use open::open;
 pub use options::{DatabaseUrl, OpenOptions};

@@ -18,10 +18,10 @@ use crate::invites::CANNOT_INVITE;
 use crate::memory::rights::{StoredAudit, StoredBan};
 use crate::names;
 use crate::objects::{
-    Account, Addition, ApiKey, AuditEntry, BanPage, Batch, Block, Cursor, DeletedHook, DirectRoom, Enrolment, Hook,
-    HookTarget, Invite, InvitedUser, InvitingRoom, Join, Login, MemberEntry, MemberPage, Message, MessagePage, Move,
-    NewApiKey, NewHook, NewInvite, NewRoom, NewUser, OpenInvite, Position, Progress, Reaction, Registration, Removal,
-    Room, RoomAuditPage, RoomChange, RoomChanged, RoomKind, RoomSettings, UnreadRoom, WhoMay,
+    Account, Addition, ApiKey, AuditEntry, BanPage, Batch, Block, BlockChange, Cursor, DeletedHook, DirectRoom,
+    Enrolment, Hook, HookTarget, Invite, InvitedUser, InvitingRoom, Join, Login, MemberEntry, MemberPage, Message,
+    MessagePage, Move, NewApiKey, NewHook, NewInvite, NewRoom, NewUser, OpenInvite, Position, Progress, Reaction,
+    Registration, Removal, Room, RoomAuditPage, RoomChange, RoomChanged, RoomKind, RoomSettings, UnreadRoom, WhoMay,
 };
 use crate::options::OpenOptions;
 use crate::rights::{BANNED_STAYS_OUT, Told};
@@ -741,30 +741,50 @@ impl MemoryStore {
         Ok(name)
     }
 
-    /// [`Store::block`].
-    pub fn block(&mut self, now: UnixMillis, user: UserId, other_key: &str, limit: u64) -> Result<Block, RoomError> {
+    /// [`Store::block`], and with no limit [`Store::unblock`].
+    pub fn set_block(
+        &mut self,
+        now: UnixMillis,
+        user: UserId,
+        other_key: &str,
+        limit: Option<u64>,
+    ) -> Result<BlockChange, RoomError> {
         let other = self.user_id(other_key).ok_or(RoomError::NoUser)?;
         if other == user {
             return Err(RoomError::NotAllowed(direct::OWN_BLOCK));
         }
-        if !self.blocks.contains_key(&(user, other)) {
-            if !self.users.contains_key(&user) {
-                return Err(RoomError::NoUser);
+        let mut at = self.blocks.get(&(user, other)).copied();
+        match limit {
+            None => _ = self.blocks.remove(&(user, other)),
+            Some(limit) if at.is_none() => {
+                if !self.users.contains_key(&user) {
+                    return Err(RoomError::NoUser);
+                }
+                if self.blocks.keys().filter(|(blocker, _)| *blocker == user).count() as u64 >= limit {
+                    return Err(RoomError::TooManyBlocks(limit));
+                }
+                self.blocks.insert((user, other), now);
+                at = Some(now);
             }
-            if self.blocks.keys().filter(|(blocker, _)| *blocker == user).count() as u64 >= limit {
-                return Err(RoomError::TooManyBlocks(limit));
-            }
-            self.blocks.insert((user, other), now);
+            Some(_) => {}
         }
-        let at = self.blocks.get(&(user, other)).copied().unwrap_or(now);
-        Ok(Block { user: self.user(other), at })
+        let publication = self.close_or_open(now, user, other);
+        Ok(BlockChange { user: self.user(other), at, publication })
     }
 
-    /// [`Store::unblock`].
-    pub fn unblock(&mut self, user: UserId, other_key: &str) -> Result<(), RoomError> {
-        let other = self.user_id(other_key).ok_or(RoomError::NoUser)?;
-        self.blocks.remove(&(user, other));
-        Ok(())
+    fn close_or_open(&mut self, now: UnixMillis, actor: UserId, other: UserId) -> Option<(RoomId, Publication)> {
+        let people = BTreeSet::from([actor, other]);
+        let is_blocked = self.blocks.contains_key(&(actor, other)) || self.blocks.contains_key(&(other, actor));
+        let may_post = if is_blocked { WhoMay::Nobody } else { WhoMay::Members };
+        let is_theirs = |room: &&StoredRoom| room.kind == RoomKind::Direct && room.members.keys().eq(&people);
+        let id = self.rooms.iter().find(|(_, room)| is_theirs(room)).map(|(id, _)| *id)?;
+        let room = self.rooms.get_mut(&id)?;
+        if std::mem::replace(&mut room.who_may_post, may_post as u8) == may_post as u8 {
+            return None;
+        }
+        let mut changed = RoomChanged { room: id, subject: None, publications: Vec::new(), deleted: 0, more: false };
+        self.tell(now, id, actor, Told::may_post(may_post), None, &mut changed);
+        changed.publications.pop().map(|publication| (id, publication))
     }
 
     /// [`Store::blocks`].
@@ -1781,12 +1801,12 @@ impl Store for SharedMemoryStore {
         self.lock().open_direct(now(), actor, keys)
     }
 
-    async fn block(&self, user: UserId, other_key: &str, limit: u64) -> Result<Block, RoomError> {
-        self.lock().block(now(), user, other_key, limit)
+    async fn block(&self, user: UserId, other_key: &str, limit: u64) -> Result<BlockChange, RoomError> {
+        self.lock().set_block(now(), user, other_key, Some(limit))
     }
 
-    async fn unblock(&self, user: UserId, other_key: &str) -> Result<(), RoomError> {
-        self.lock().unblock(user, other_key)
+    async fn unblock(&self, user: UserId, other_key: &str) -> Result<BlockChange, RoomError> {
+        self.lock().set_block(now(), user, other_key, None)
     }
 
     async fn blocks(&self, user: UserId, after: Option<UserId>, limit: usize) -> Result<Vec<Block>, StoreError> {

@@ -61,6 +61,7 @@ pub(crate) const POSTGRES: &[Migration] = &[
     (26, "moderation", include_str!("../../migrations/postgres/0026_moderation.sql")),
     (27, "direct", include_str!("../../migrations/postgres/0027_direct.sql")),
     (28, "invites", include_str!("../../migrations/postgres/0028_invites.sql")),
+    (29, "blocks", include_str!("../../migrations/postgres/0029_blocks.sql")),
 ];
 
 /// Changing the schema of a large database takes long, and an administrator can see that the database is at work.

@@ -312,6 +312,16 @@ pub struct DirectRoom {
     pub is_new: bool,
 }
 
+/// The result of blocking somebody or lifting the block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockChange {
+    pub user: User,
+    /// Since when the user is blocked; after lifting the block, since when they were. `None`: they were not.
+    pub at: Option<UnixMillis>,
+    /// The publication in the direct room of the two, if nobody can post there from now on, or everybody can again.
+    pub publication: Option<(RoomId, Publication)>,
+}
+
 /// Somebody whom a user has blocked, and since when.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Block {

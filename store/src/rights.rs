@@ -114,6 +114,10 @@ impl Told {
         Told { word: "unpinned", body: format!("{{\"unpinned\":{offset}}}") }
     }
 
+    pub fn may_post(who: WhoMay) -> Told {
+        Told { word: "room", body: format!("{{\"room\":{{\"who_may_post\":\"{}\"}}}}", who.word()) }
+    }
+
     /// What differs from the room as it is. `None`: nothing.
     pub fn settings(change: &SettingsChange, now: &SettingsNow) -> Option<Told> {
         #[derive(Serialize)]
@@ -301,8 +305,7 @@ struct Work<'d> {
 impl Work<'_> {
     /// Appends the publication, and adds the entry of the audit log.
     async fn tell(&mut self, told: Told, subject: Option<UserId>) -> Result<(), StoreError> {
-        let publication = publish(self.db, self.room, &self.actor, &told, self.now).await?;
-        record(self.db, self.room, self.actor.id, told.word, subject, &told.body, self.now).await?;
+        let publication = tell_of(self.db, self.room, &self.actor, &told, subject, self.now).await?;
         self.changed.publications.push(publication);
         Ok(())
     }
@@ -522,6 +525,32 @@ async fn publish(
     now: i64,
 ) -> Result<Publication, StoreError> {
     rooms::append_change(db, room, Kind::Moderated, told.word, actor.clone(), told.body.clone(), now).await
+}
+
+/// Appends the publication of a change, and adds the entry of the audit log, in a transaction on SQLite. `subject`: the
+/// user whom it concerns.
+async fn tell_of(
+    db: &mut DbConnection,
+    room: RoomId,
+    actor: &User,
+    told: &Told,
+    subject: Option<UserId>,
+    now: i64,
+) -> Result<Publication, StoreError> {
+    let publication = publish(db, room, actor, told, now).await?;
+    record(db, room, actor.id, told.word, subject, &told.body, now).await?;
+    Ok(publication)
+}
+
+/// The same for a change that concerns no user.
+pub(crate) async fn tell(
+    db: &mut DbConnection,
+    room: RoomId,
+    actor: &User,
+    told: &Told,
+    now: i64,
+) -> Result<Publication, StoreError> {
+    tell_of(db, room, actor, told, None, now).await
 }
 
 /// Adds an entry to the audit log, in a transaction on SQLite.

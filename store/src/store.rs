@@ -3,8 +3,8 @@
 use crate::commits::Commits;
 use crate::error::{ApiKeyError, AppendError, CreateUserError, InvitedUserError, RenameError, RoomError, StoreError};
 use crate::objects::{
-    Account, Addition, ApiKey, AuditEntry, BanPage, Block, Cursor, DeletedHook, DirectRoom, Enrolment, Hook,
-    HookTarget, Invite, InvitedUser, Join, Login, MemberPage, MessagePage, Move, NewApiKey, NewHook, NewInvite,
+    Account, Addition, ApiKey, AuditEntry, BanPage, Block, BlockChange, Cursor, DeletedHook, DirectRoom, Enrolment,
+    Hook, HookTarget, Invite, InvitedUser, Join, Login, MemberPage, MessagePage, Move, NewApiKey, NewHook, NewInvite,
     NewRoom, NewUser, NodeLoad, OpenInvite, OtherNode, OutboxRow, OutboxState, Progress, Registration, Removal, Room,
     RoomAuditPage, RoomChange, RoomChanged, UnreadRoom,
 };
@@ -237,12 +237,13 @@ pub trait Store: Send + Sync + 'static {
     /// else is named, or more than 9 people are.
     async fn open_direct(&self, actor: UserId, keys: &[String]) -> Result<DirectRoom, RoomError>;
 
-    /// Records that a user has blocked another one, who has this key. If so already, nothing changes. `limit`: how many
-    /// others a user may have blocked.
-    async fn block(&self, user: UserId, other_key: &str, limit: u64) -> Result<Block, RoomError>;
+    /// Records that a user has blocked another one, who has this key. If so already, nothing changes. From then on
+    /// nobody can post in the direct room of the two. `limit`: how many others a user may have blocked.
+    async fn block(&self, user: UserId, other_key: &str, limit: u64) -> Result<BlockChange, RoomError>;
 
-    /// Lifts a block. If there is none, nothing changes.
-    async fn unblock(&self, user: UserId, other_key: &str) -> Result<(), RoomError>;
+    /// Lifts a block. If there is none, nothing changes. Once neither has blocked the other, both can post in their
+    /// direct room again.
+    async fn unblock(&self, user: UserId, other_key: &str) -> Result<BlockChange, RoomError>;
 
     /// Whom a user has blocked, by user id ascending: ids after `after`, at most `limit` users.
     async fn blocks(&self, user: UserId, after: Option<UserId>, limit: usize) -> Result<Vec<Block>, StoreError>;

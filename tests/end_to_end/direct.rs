@@ -10,6 +10,9 @@ use serde_json::{Value, json};
 on_each_database_and_shards! {
     a_direct_room_is_there_for_all_its_people
 }
+on_each_database! {
+    a_block_closes_the_direct_room_of_the_two
+}
 on_each_bus! {
     a_direct_room_appears_on_the_other_node
 }
@@ -58,6 +61,25 @@ async fn a_direct_room_is_there_for_all_its_people(kind: Kind, shards: &str) {
         assert_eq!(of_eve.error(3, "subscribe", json!({"channel": name})).await, 102, "{name}");
     }
     server.post(&format!("/rooms/{at_ann}/leave"), &ben.token, Value::Null).await.expect(403);
+}
+
+async fn a_block_closes_the_direct_room_of_the_two(kind: Kind) {
+    let server = Server::start(kind, &[]).await;
+    let (ann, ben) = (server.user("ann").await, server.user("ben").await);
+    let mut of_ben = Wire::connect(&server, &ben).await;
+    let (name, _) = open(&server, &ann, "ben").await;
+    let room = format!("room:{name}");
+    of_ben.result(2, "subscribe", json!({"channel": room})).await;
+    server.call("PUT", "/me/blocks/ben", &ann.token, Value::Null).await.expect(200);
+    assert_eq!(of_ben.push(&room, "pub").await["data"], json!({"room": {"who_may_post": "nobody"}}));
+    let publish = json!({"channel": room, "data": {"text": "hi"}});
+    assert_eq!(of_ben.error(3, "publish", publish.clone()).await, 103);
+    let path = format!("/rooms/{name}/messages");
+    server.post(&path, &ann.token, json!({"text": "hi"})).await.expect(403);
+    server.call("DELETE", "/me/blocks/ben", &ann.token, Value::Null).await.expect(200);
+    assert_eq!(of_ben.push(&room, "pub").await["data"], json!({"room": {"who_may_post": "members"}}));
+    of_ben.result(4, "publish", publish).await;
+    server.post(&path, &ann.token, json!({"text": "hi"})).await.expect(201);
 }
 
 async fn a_direct_room_appears_on_the_other_node(bus: Bus) {

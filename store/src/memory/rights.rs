@@ -156,7 +156,7 @@ impl MemoryStore {
         Ok(changed)
     }
 
-    fn tell(
+    pub(super) fn tell(
         &mut self,
         now: UnixMillis,
         id: RoomId,

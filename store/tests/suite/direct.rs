@@ -3,8 +3,8 @@
 use crate::harness::*;
 use std::collections::BTreeSet;
 use tokio::task::JoinSet;
-use uproar_model::{UserId, is_direct_name};
-use uproar_store::{Block, Cursor, DirectRoom, JoinError, Role, Room, RoomError, RoomKind};
+use uproar_model::{Kind, Refusal, UserId, is_direct_name};
+use uproar_store::{Block, BlockChange, Cursor, DirectRoom, JoinError, Role, Room, RoomError, RoomKind};
 
 async fn open(world: &World, actor: UserId, others: &[&str]) -> Result<DirectRoom, RoomError> {
     let keys: Vec<String> = others.iter().map(|name| (*name).to_owned()).collect();
@@ -155,10 +155,15 @@ pub async fn blocks_are_listed_and_bounded(world: World) {
     let (ann, ben, cid) = (world.user("Ann").await, world.user("Ben").await, world.user("Cid").await);
     world.user("Dora").await;
     let store = &world.store;
-    let of_ben = store.block(ann, "ben", 2).await.unwrap();
+    let block = async |key: &str| {
+        let BlockChange { user, at, publication } = store.block(ann, key, 2).await.unwrap();
+        assert_eq!(publication, None, "they have no direct room");
+        Block { user, at: at.expect("a block") }
+    };
+    let of_ben = block("ben").await;
     assert_eq!((of_ben.user.id, &*of_ben.user.username), (ben, "Ben"));
-    let of_cid = store.block(ann, "cid", 2).await.unwrap();
-    assert_eq!(store.block(ann, "ben", 2).await.unwrap(), of_ben, "it is the same block");
+    let of_cid = block("cid").await;
+    assert_eq!(block("ben").await, of_ben, "it is the same block");
     assert!(matches!(store.block(ann, "dora", 2).await, Err(RoomError::TooManyBlocks(2))));
     assert!(matches!(store.block(ann, "ann", 2).await, Err(RoomError::NotAllowed(_))));
     assert!(matches!(store.block(ann, "nobody", 2).await, Err(RoomError::NoUser)));
@@ -172,4 +177,35 @@ pub async fn blocks_are_listed_and_bounded(world: World) {
     assert!(matches!(store.unblock(ann, "nobody").await, Err(RoomError::NoUser)));
     assert_eq!(store.blocks(ann, None, 10).await.unwrap()[0].user.id, cid);
     store.block(ann, "dora", 2).await.unwrap();
+}
+
+pub async fn nobody_posts_in_the_direct_room_of_people_who_block_each_other(world: World) {
+    let (ann, ben) = (world.user("Ann").await, world.user("Ben").await);
+    world.user("Cid").await;
+    let room = open(&world, ann, &["ben"]).await.unwrap().room;
+    let three = open(&world, ann, &["ben", "cid"]).await.unwrap().room;
+    assert_eq!(world.send(room.id, ben, &["before"]).await, [1]);
+    let told =
+        |change: BlockChange| change.publication.map(|(room, told)| (room, told.offset, told.user.id, told.body));
+    let body = |who: &str| Some(format!("{{\"room\":{{\"who_may_post\":\"{who}\"}}}}").into());
+    let change = world.store.block(ann, "ben", 9).await.unwrap();
+    let (_, publication) = change.publication.clone().expect("a publication");
+    assert_eq!((publication.kind, &*publication.id), (Kind::Moderated, "~room-2"));
+    assert_eq!(told(change), Some((room.id, 2, ann, body("nobody"))));
+    assert_eq!(world.log(room.id).await[1], publication);
+    for user in [ann, ben] {
+        assert_refused(world.append_one(message(room.id, user, "x", "x")).await, Refusal::NobodyPosts);
+    }
+    // One's own messages can still be deleted.
+    new(world.append_one(delete(room.id, ben, "gone", 1)).await);
+    assert_eq!(world.send(three.id, ben, &["in a larger room"]).await, [1]);
+
+    // The room is closed as long as there is one block.
+    assert_eq!(told(world.store.block(ben, "ann", 9).await.unwrap()), None);
+    assert_eq!(told(world.store.block(ann, "ben", 9).await.unwrap()), None);
+    assert_eq!(told(world.store.unblock(ann, "ben").await.unwrap()), None);
+    assert_refused(world.append_one(message(room.id, ann, "x", "x")).await, Refusal::NobodyPosts);
+    assert_eq!(told(world.store.unblock(ben, "ann").await.unwrap()), Some((room.id, 4, ben, body("members"))));
+    assert_eq!(told(world.store.unblock(ben, "ann").await.unwrap()), None);
+    new(world.append_one(message(room.id, ann, "x", "x")).await);
 }

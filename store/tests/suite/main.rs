@@ -85,6 +85,7 @@ on_every_store! {
         a_direct_room_does_not_exist_for_strangers,
         direct_rooms_are_listed_with_their_people,
         people_who_block_each_other_get_no_new_direct_room,
+        nobody_posts_in_the_direct_room_of_people_who_block_each_other,
         blocks_are_listed_and_bounded;
     judgement:
         a_silenced_member_can_only_take_back,

@@ -927,7 +927,7 @@ fn a_migration_does_not_wait_for_locks() {
              DROP FUNCTION invite_state, accept_invite, sign_up_with_invite;
              DROP FUNCTION tell_nodes, tell_of_room, tell_of_revocation, uproar_outbox_tell CASCADE;
              ALTER TABLE rooms DROP COLUMN direct_key;
-             DROP FUNCTION open_direct, block_user;
+             DROP FUNCTION open_direct, set_block;
              DROP FUNCTION begin_change, enroll_member, expel_member, clock_ms, lock_room, publish_change, join_rooms,
                remove_member, delete_room, append(bigint[], bigint[], text[], smallint[], bigint[], text[], bigint),
                append(bigint[], bigint[], text[], smallint[], bigint[], text[], bigint, text[]);
