@@ -22,6 +22,12 @@ async fn every_metric_that_operators_are_told_of_exists() {
     provoke_all_labels(&server).await;
     // Only a node has a bus, PostgreSQL an outbox, and only the name of a webhook labels its metrics.
     let cluster = Cluster::start(1, &["--outbox", "shop"]).await;
+    let node = &cluster.nodes[0];
+    until("the node has read the outbox", async || {
+        let metrics = node.get("/metrics", "").await.body;
+        String::from_utf8(metrics).is_ok_and(|metrics| metrics.contains("\nuproar_outbox_rows "))
+    })
+    .await;
     let receiver = Receiver::start([]).await;
     let setup = webhooks::setup(Kind::Sqlite, &webhooks::hook("crm", &receiver, ""), &[]).await;
     let sender = webhooks::start(setup).await;
