@@ -697,7 +697,7 @@ async fn mistakes_in_the_file_keep_the_server_from_starting() {
         (good.replace("http://", "ftp://"), nothing, &["webhook 'crm'", "url must begin with https://"]),
         (good.replace("name = 'crm'", ""), nothing, &["webhook 1", "name is missing"]),
         (format!("{good}events = ['all']"), nothing, &["webhook 'crm'", "there is no event 'all'", "message, edit"]),
-        (format!("{good}events = ['moderation']"), nothing, &["there is no event 'moderation'"]),
+        (format!("{good}events = ['presence']"), nothing, &["there is no event 'presence'"]),
         (good.repeat(2), nothing, &["webhook 'crm'", "another one with this name"]),
         (good.replace("[[webhook]]", "[webhook]"), nothing, &["[[webhook]]", "two brackets"]),
         (good.clone(), unreadable, &["webhook 'crm'", "secret_file", "chmod 600"]),
