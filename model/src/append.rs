@@ -153,8 +153,8 @@ mod tests {
     #[test]
     fn refusals_say_how_long_they_last() {
         let text = |until| Refusal::Silenced { until }.to_string();
-        assert_eq!(text(1_796_147_100_000), "silenced until 2026-12-01T17:05:00Z");
-        assert_eq!(text(1_796_147_099_001), "silenced until 2026-12-01T17:05:00Z");
+        assert_eq!(text(1_796_147_100_000), "silenced until 2026-12-01T17:45:00Z");
+        assert_eq!(text(1_796_147_099_001), "silenced until 2026-12-01T17:45:00Z");
         assert_eq!(text(0), "silenced until 1970-01-01T00:00:00Z");
         assert_eq!(text(UnixMillis::MAX), "silenced until further notice");
         let text = Refusal::SlowMode { wait_ms: 4_001 }.to_string();
