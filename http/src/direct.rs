@@ -3,7 +3,7 @@
 use crate::app::{App, Route, complete};
 use crate::authentication::Authenticated;
 use crate::errors::ApiError;
-use crate::input::{Body, Precheck, Query, UsernameKey, fold};
+use crate::input::{Body, Precheck, Query, UsernameKey, after_user, fold};
 use crate::objects::{BlockList, BlockObject, RoomObject, fitting};
 use crate::validation;
 use axum::Json;
@@ -74,11 +74,7 @@ async fn list(
     Query(query): Query<ListBlocks>,
 ) -> Result<Response, ApiError> {
     let limit = app.page_limit(query.limit);
-    let after = match query.after.as_deref().map(str::parse) {
-        None => None,
-        Some(Ok(id)) => Some(UserId(id)),
-        Some(Err(_)) => return Err(ApiError::invalid("after", "must be a user id")),
-    };
+    let after = after_user(query.after.as_deref())?;
     // One more than the page holds tells whether there are more.
     let mut blocks = app.store.blocks(auth.user.id, after, limit + 1).await?;
     let more = blocks.len() > limit;

@@ -18,7 +18,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use uproar_core::limits::Limits;
-use uproar_model::{Offset, fold_name, fold_room_name};
+use uproar_model::{Offset, UserId, fold_name, fold_room_name};
 
 /// A validated JSON body.
 pub(crate) struct Body<T>(pub T);
@@ -105,6 +105,12 @@ where
         check(&mut read, &app.settings.limits);
         read.finish().map(Query)
     }
+}
+
+/// The user id after which a page begins.
+pub(crate) fn after_user(after: Option<&str>) -> Result<Option<UserId>, ApiError> {
+    let id = after.map(str::parse).transpose();
+    id.map(|id| id.map(UserId)).map_err(|_| ApiError::invalid("after", "must be a user id"))
 }
 
 /// The folded name of the room in the path.

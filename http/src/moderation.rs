@@ -3,7 +3,7 @@
 use crate::app::{App, Route, complete};
 use crate::authentication::Authenticated;
 use crate::errors::ApiError;
-use crate::input::{Body, ClientAddress, MessageOffset, Precheck, Query, RoomName, UsernameKey};
+use crate::input::{Body, ClientAddress, MessageOffset, Precheck, Query, RoomName, UsernameKey, after_user};
 use crate::objects::{BanObject, RoomAuditObject, RoomObject, UserObject, fitting};
 use crate::security_log::Event;
 use crate::validation;
@@ -174,8 +174,7 @@ async fn bans(
     RoomName(name): RoomName,
     Query(query): Query<ListBans>,
 ) -> Result<Response, ApiError> {
-    let after = query.after.as_deref().map(str::parse).transpose();
-    let after = after.map_err(|_| ApiError::invalid("after", "must be a user id"))?.map(UserId);
+    let after = after_user(query.after.as_deref())?;
     let limit = app.page_limit(query.limit);
     let page = app.store.bans(&name, auth.user.id, after, limit).await.map_err(ApiError::from_room)?;
     let (bans, is_cut) = fitting(page.bans.iter().map(BanObject::from), app.settings.limits.response_limit_bytes);

@@ -3,7 +3,7 @@
 use crate::app::{App, Route, complete};
 use crate::authentication::Authenticated;
 use crate::errors::ApiError;
-use crate::input::{Body, ClientAddress, Precheck, Query, RoomName, UsernameKey, fold, fold_room};
+use crate::input::{Body, ClientAddress, Precheck, Query, RoomName, UsernameKey, after_user, fold, fold_room};
 use crate::objects::{MemberList, MemberObject, RoomList, RoomObject, fitting};
 use crate::security_log::Event;
 use crate::validation;
@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::json;
 use std::sync::Arc;
 use uproar_core::limits::Limits;
-use uproar_model::{UserEvent, UserId, shown_name};
+use uproar_model::{UserEvent, shown_name};
 use uproar_store::{Addition, Join, MemberPage, NewRoom, RoomKind};
 
 pub(crate) fn routes() -> Vec<Route> {
@@ -170,11 +170,7 @@ async fn members(
     Query(query): Query<ListMembers>,
 ) -> Result<Response, ApiError> {
     let limit = app.page_limit(query.limit);
-    let after = match query.after.as_deref().map(str::parse) {
-        None => None,
-        Some(Ok(id)) => Some(UserId(id)),
-        Some(Err(_)) => return Err(ApiError::invalid("after", "must be a user id")),
-    };
+    let after = after_user(query.after.as_deref())?;
     let page = app.store.members(&name, auth.user.id, after, limit + 1).await.map_err(ApiError::from_room)?;
     let MemberPage { mut members, count } = page;
     let more = members.len() > limit;
