@@ -4,7 +4,7 @@ use crate::app::{App, Route, complete};
 use crate::authentication::Authenticated;
 use crate::errors::ApiError;
 use crate::input::{Body, ClientAddress, InviteCode, Precheck, RoomName, ViaHttps};
-use crate::objects::{InviteObject, OpenInviteObject, RoomObject, invite_link};
+use crate::objects::{InviteObject, OpenInviteObject, RoomObject};
 use crate::security_log::Event;
 use crate::validation;
 pub use crate::validation::{INVITE_LIFETIME_LIMIT_S, INVITE_USES_LIMIT};
@@ -48,9 +48,9 @@ pub fn new_code() -> Result<String, getrandom::Error> {
     Ok(URL_SAFE_NO_PAD.encode(bytes))
 }
 
-/// The link that people follow. `address`: where users find this server.
+/// The link of an invite, which people follow. `address`: where users find this server.
 pub fn link(address: &str, code: &str) -> String {
-    invite_link(address, code)
+    format!("{address}/#/invite/{code}")
 }
 
 #[derive(Deserialize, Validate)]

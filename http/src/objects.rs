@@ -1,5 +1,6 @@
 //! The JSON objects of the API. User ids are strings; offsets, numbers and times (Unix milliseconds) are JSON numbers.
 
+use crate::invites;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use uproar_model::{Kind, MemberRef, Number, Offset, Publication, UnixMillis};
@@ -207,7 +208,7 @@ pub(crate) struct InviteObject<'a> {
     created_at: UnixMillis,
     expires_at: UnixMillis,
     uses: u32,
-    /// Null: there is none.
+    /// Null: no limit.
     uses_limit: Option<u32>,
 }
 
@@ -216,7 +217,7 @@ impl<'a> InviteObject<'a> {
     pub(crate) fn new(invite: &'a Invite, address: &str) -> InviteObject<'a> {
         InviteObject {
             code: &invite.code,
-            url: invite_link(address, &invite.code),
+            url: invites::link(address, &invite.code),
             created_by: invite.creator.as_ref().map(UserObject::from),
             created_at: invite.created_at,
             expires_at: invite.expires_at,
@@ -224,11 +225,6 @@ impl<'a> InviteObject<'a> {
             uses_limit: invite.uses_limit,
         }
     }
-}
-
-/// The link of an invite, which people follow. `address`: where users find this server.
-pub(crate) fn invite_link(address: &str, code: &str) -> String {
-    format!("{address}/#/invite/{code}")
 }
 
 /// An invite as those see it who have its code.
