@@ -435,9 +435,9 @@ limits! {
     sign_up_burst_limit = 100, 1..=10_000_000;
     /// Sign-ups per minute from one client address after a burst; 0 means no limit.
     sign_up_rate_per_minute = 1, 0..=10_000_000;
-    /// Looks at invites without a token from one client address that may arrive in one burst.
+    /// Lookups of invites without a token from one client address that may arrive in one burst.
     invite_lookups_burst_limit = 100, 1..=10_000_000;
-    /// Such looks per minute from one client address after a burst; 0 means no limit.
+    /// Such lookups per minute from one client address after a burst; 0 means no limit.
     invite_lookups_per_minute = 60, 0..=10_000_000;
     /// Wrong passwords for one username or e-mail address from one client address that may arrive in one burst. Other
     /// client addresses, and browsers that have signed in to the account before, have a burst of their own.

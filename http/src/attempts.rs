@@ -40,7 +40,7 @@ pub(crate) const TARGET: &str = module_path!();
 pub(crate) struct Metrics {
     /// Sign-ins with a wrong password or for an account that does not exist.
     pub failed: u64,
-    /// Sign-ins, sign-ups and looks at invites that were refused because of their rate.
+    /// Sign-ins, sign-ups and lookups of invites that were refused because of their rate.
     pub refused: u64,
 }
 
@@ -105,11 +105,11 @@ impl Attempts {
         taken.map_err(|wait_ms| self.refusal("too many sign-ups from your address", wait_ms))
     }
 
-    /// Takes one of the address's looks at invites, for which nobody needs a token.
+    /// Takes one of the address's lookups of invites, for which nobody needs a token.
     pub(crate) fn look_up_invite(&self, client: IpAddr, now: Instant) -> Result<(), ApiError> {
         let now_ms = self.ms(now);
         let taken = self.lock().invites.as_mut().map_or(Ok(()), |buckets| buckets.take(client, (), now_ms));
-        taken.map_err(|wait_ms| self.refusal("too many looks at invites from your address", wait_ms))
+        taken.map_err(|wait_ms| self.refusal("too many lookups of invites from your address", wait_ms))
     }
 
     /// A sign-up failed because another account has its e-mail address. It counts [`EMAIL_PROBE_SIGN_UPS`] times, since

@@ -157,7 +157,7 @@ codes! {
     RateLimited = "rate_limited", TOO_MANY_REQUESTS;
     /// The user has too many WebSocket connections.
     TooManyConnections = "too_many_connections", TOO_MANY_REQUESTS;
-    /// Too many sign-ups, wrong passwords or looks at invites from this address, or too many of its password checks are
+    /// Too many sign-ups, wrong passwords or lookups of invites from this address, or too many of its password checks are
     /// waiting.
     TooManyAttempts = "too_many_attempts", TOO_MANY_REQUESTS;
     /// The head of the request is longer than allowed, or has more than 100 headers.

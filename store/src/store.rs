@@ -241,7 +241,7 @@ pub trait Store: Send + Sync + 'static {
     /// nobody can post in the direct room of the two. `limit`: how many others a user may have blocked.
     async fn block(&self, user: UserId, other_key: &str, limit: u64) -> Result<BlockChange, RoomError>;
 
-    /// Lifts a block. If there is none, nothing changes. Once neither has blocked the other, both can post in their
+    /// Lifts a block, if there is one. Once neither has blocked the other, both can post in their
     /// direct room again.
     async fn unblock(&self, user: UserId, other_key: &str) -> Result<BlockChange, RoomError>;
 

@@ -91,7 +91,7 @@ pub async fn a_room_always_has_an_owner(world: World) {
     world.role(ben, "ann", Role::Owner).await.unwrap();
     world.store.remove_member("lobby", ann, "ann").await.unwrap();
     assert_not_allowed(world.store.remove_member("lobby", ben, "ben").await);
-    // The key of a backend deletes the room of whoever owns it now.
+    // A backend can delete the room with its key, no matter who owns it now.
     world.store.delete_room_for("lobby", None, ann, 0).await.unwrap();
 }
 

@@ -12,7 +12,7 @@ const DELETED_MS = 7 * DAY_MS;
 
 const RANKS: Record<Role, number> = { member: 0, moderator: 1, owner: 2 };
 
-/** Whether one can silence and ban a member, or somebody who is none. */
+/** Whether the user may silence and ban a member, or ban somebody who is not a member (`role` is undefined). */
 function mayModerate({ role: own = 'member' }: RoomInfo, role: Role | undefined): boolean {
   return RANKS[own] >= 1 && (role === undefined || RANKS[own] > RANKS[role]);
 }
